@@ -1,0 +1,48 @@
+"""Objectives on class logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from limbeck.errors import SettingError
+from limbeck.losses.logit import cross_entropy, kl
+from limbeck.objective import Objective, Term, Terms
+from limbeck.step import Step
+
+
+@dataclass(frozen=True)
+class CE(Objective):
+    """Cross-entropy with the labels, over the labelled examples."""
+
+    def loss(self, step: Step, state: Any) -> Terms:
+        return {"ce": Term(cross_entropy(step.student("x").logits, step.y), where="labelled")}
+
+
+@dataclass(frozen=True)
+class KL(Objective):
+    """tau**2 KL(teacher || student) of distributions softened by tau, over all examples (Hinton et al. 2015)."""
+
+    tau: float = 1.0
+
+    def loss(self, step: Step, state: Any) -> Terms:
+        return {"kl": kl(step.student("x").logits, step.teacher("x").logits, tau=self.tau)}
+
+
+@dataclass(frozen=True)
+class CommitteeKL(Objective):
+    """As KL, with the mean of several teachers' softened distributions as the target (Hinton et al. 2015, section 1;
+    You et al. 2017, equation 4)."""
+
+    tau: float = 1.0
+    mean: Literal["arithmetic", "geometric"] = "arithmetic"
+
+    def loss(self, step: Step, state: Any) -> Terms:
+        if len(step.teachers) < 2:
+            raise SettingError(f"a committee has two teachers or more; the run has {len(step.teachers)}: Run(teacher=[a, b])")
+        soft = torch.stack([teacher("x").logits / self.tau for teacher in step.teachers])
+        # kl softens by tau itself; a constant in the logits is no matter
+        target = soft.mean(0) if self.mean == "geometric" else soft.log_softmax(-1).logsumexp(0)
+        return {"kl": kl(step.student("x").logits, target * self.tau, tau=self.tau)}

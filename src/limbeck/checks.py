@@ -1,0 +1,143 @@
+"""What is checked before training, and said so that one knows what to type: settings, examples, shapes, a dry step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from limbeck.data import UNLABELLED, Batch, Data
+from limbeck.errors import DataError, SettingError, ShapeError
+from limbeck.objective import as_terms
+from limbeck.schedules import Clock
+from limbeck.signals import Output
+from limbeck.step import Step
+
+if TYPE_CHECKING:
+    from limbeck.run import Run
+
+
+def settings(run: Run) -> None:
+    """Numbers that cannot be."""
+    least = {"epochs": 1, "batch_size": 2, "micro_batch": 1, "save_every": 1}
+    for name, smallest in least.items():
+        number = getattr(run, name)
+        if number is not None and (not isinstance(number, int) or number < smallest):
+            raise SettingError(f"{name} is a whole number of at least {smallest}; got {number!r}")
+    if run.unlabelled is not None and run.unlabelled <= 0:
+        raise SettingError(f"unlabelled is a positive ratio; got {run.unlabelled}")
+    for epoch in range(run.epochs):
+        run.method.span(epoch, run.epochs)  # stages that do not fit say so now
+
+
+def examples(data: Data) -> None:
+    """Labels and inputs of in-memory data, all of them."""
+    if data.in_memory:
+        finite("inputs", data.x)
+    if data.y is not None and data.num_classes is not None:
+        in_range(data.y, data.num_classes)
+
+
+def labels(batch: Batch, num_classes: int | None) -> None:
+    """Labels of a batch."""
+    if batch.y is not None and num_classes is not None:
+        in_range(batch.y, num_classes)
+
+
+def in_range(y: Tensor, num_classes: int) -> None:
+    wrong = y[(y != UNLABELLED) & ((y < 0) | (y >= num_classes))]
+    if wrong.numel():
+        raise DataError(
+            f"labels run from 0 to {num_classes - 1}, with {UNLABELLED} for none; got {wrong.unique().tolist()[:5]} "
+            f"({wrong.numel()} of {y.numel()} examples). Is the number of classes right?"
+        )
+
+
+def finite(what: str, x: Any) -> None:
+    if isinstance(x, Mapping):
+        for key, part in x.items():
+            finite(f"{what}[{key!r}]", part)
+    elif isinstance(x, tuple):
+        for i, part in enumerate(x):
+            finite(f"{what}[{i}]", part)
+    elif isinstance(x, Tensor) and x.is_floating_point() and not bool(x.isfinite().all()):
+        rows = (~x.isfinite()).flatten(1).any(1).nonzero().flatten().tolist() if x.dim() > 1 else []
+        raise DataError(f"the {what} hold nan or infinite values, in {len(rows)} examples (the first: {rows[:5]}): mend or drop them")
+
+
+def probe(run: Run) -> tuple[dict[tuple[str, str], tuple[int, ...]], int | None]:
+    """Run each model on two examples: the shapes of its signals, and how many classes the student tells apart."""
+    batch = run.on_device(run.train_data.example())
+    finite("inputs", batch.view("x"))
+    shapes: dict[tuple[str, str], tuple[int, ...]] = {}
+    with torch.no_grad(), torch.random.fork_rng(devices=cuda_devices(run)):
+        nets = [("student", net, lambda net=net: net.eval()(batch.view("x"))) for net in reversed(run.students)]
+        nets += [("teacher", net, lambda net=net: net(batch.view("x"), "x", batch.index)) for net in reversed(run.teachers)]
+        for role, net, ask in nets:
+            output = asked(role, net, ask, batch)
+            for name in output.signals:
+                signal = output[name]
+                if isinstance(signal, Tensor):
+                    shapes[role, name] = tuple(signal.shape)
+    student = shapes.get(("student", ".logits"))
+    classes = run.train_data.num_classes
+    if student is not None and classes is not None and len(student) == 2 and student[1] < classes:
+        raise ShapeError(f"the data has {classes} classes and the student gives {student[1]} logits: build it with {classes} classes")
+    return shapes, student[1] if student is not None and len(student) == 2 else classes
+
+
+def asked(role: str, net: Any, ask: Any, batch: Batch) -> Output:
+    try:
+        output: Output = ask()
+    except (TypeError, RuntimeError, ValueError) as error:
+        if isinstance(error, ShapeError | SettingError | DataError):
+            raise
+        model = getattr(net, "net", net)
+        name = type(getattr(model, "module", model)).__name__
+        raise ShapeError(
+            f"the {role} ({name}) cannot take this input ({described(batch.view('x'))}): {error}. "
+            f"Hand it over another way with Net(model, forward=lambda module, x: ...)"
+        ) from error
+    if ".logits" in output.signals:
+        finite(f"logits of the {role}", output.logits)
+    return output
+
+
+def dry_step(run: Run) -> None:
+    """Ask the method for its loss on two examples, in every stage, without a trace: a missing view, unequal widths or
+    a wrong mask speak now, not after an epoch."""
+    batch = run.on_device(run.train_data.example())
+    labels(batch, run.num_classes)
+    states = run.rng.get_state(), run.local_rng.get_state()
+    firsts = sorted({run.method.span(epoch, run.epochs)[0] for epoch in range(run.epochs)})
+    buffers = [(buffer, buffer.clone()) for buffer in run.bundle.buffers()]
+    run.bundle.train()
+    with torch.no_grad(), torch.random.fork_rng(devices=cuda_devices(run)):
+        for first in firsts:
+            step = Step(run, batch, Clock(0, 1, 0, 1), first)
+            step.batch = run.method.prepare(batch, step, run.bundle.state)
+            step.counts = run.count([step])
+            terms = as_terms(run.method.loss(step, run.bundle.state))
+            if not terms:
+                raise SettingError(f"{run.method!r} has no term to learn from")
+            for term in terms.values():
+                term.part(step)
+    for buffer, before in buffers:
+        buffer.copy_(before)
+    run.rng.set_state(states[0])
+    run.local_rng.set_state(states[1])
+
+
+def cuda_devices(run: Run) -> list[int]:
+    device = run.fabric.device
+    return [device.index or 0] if device.type == "cuda" else []
+
+
+def described(x: Any) -> str:
+    if isinstance(x, Tensor):
+        return f"a {str(x.dtype).removeprefix('torch.')} tensor {tuple(x.shape)}"
+    if isinstance(x, Mapping):
+        return "a mapping of " + ", ".join(f"{key}: {described(part)}" for key, part in x.items())
+    return f"a {type(x).__name__}"

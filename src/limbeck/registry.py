@@ -1,0 +1,146 @@
+"""Named methods: registering is defining. `find` and `make` by name, `read` from code."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from limbeck.errors import SettingError, UnknownName, nearest
+from limbeck.objective import Objective
+
+Build = TypeVar("Build", bound=Callable[..., Objective])
+
+
+@dataclass(frozen=True)
+class Method:
+    """A named composition with its source.
+
+    needs: what a run must bring: "teacher", "teachers" (two or more), "students" (two or more), "labels",
+        "unlabelled", "strong" (a view). example: settings for the ones that have no default.
+    """
+
+    name: str
+    family: str
+    build: Callable[..., Objective]
+    paper: str
+    needs: frozenset[str] = frozenset()
+    example: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> str:
+        """The first sentence of its docstring."""
+        return inspect.getdoc(self.build).split("\n\n")[0].replace("\n", " ")  # type: ignore[union-attr]
+
+    @property
+    def signature(self) -> inspect.Signature:
+        return inspect.signature(self.build, eval_str=False)
+
+    def __call__(self, **settings: Any) -> Objective:
+        """Build it; a wrong or missing setting is answered with the right ones."""
+        known = self.signature.parameters
+        for name in settings:
+            if name not in known:
+                raise SettingError(f"{self.name} has no setting {name!r}; {nearest(name, known)}")
+        missing = [name for name, each in known.items() if each.default is each.empty and name not in settings]
+        if missing:
+            typed = " ".join(f"--method.{name}={self.example.get(name, '...')}" for name in missing)
+            raise SettingError(f"{self.name} has no default for {', '.join(missing)} (the paper gives none): say e.g. {typed}")
+        return self.build(**settings)
+
+
+METHODS: dict[str, Method] = {}
+
+
+def method(*, paper: str, needs: Iterable[str] = (), example: Mapping[str, Any] | None = None) -> Callable[[Build], Build]:
+    """Register a function `(**settings) -> Objective` under its own name, in the family of its file."""
+
+    def register(build: Build) -> Build:
+        name = build.__name__
+        if name in METHODS:
+            raise SettingError(f"a method {name!r} is registered already, in {METHODS[name].build.__module__}")
+        if not build.__doc__:
+            raise SettingError(f"method {name!r} needs a docstring: its first sentence is what users see")
+        family = build.__module__.rpartition(".")[2].strip("_")
+        METHODS[name] = Method(name, family, build, paper, frozenset(needs), dict(example or {}))
+        return build
+
+    return register
+
+
+def find(name: str) -> Method:
+    """The method of this name; an unknown one is answered with the nearest."""
+    import limbeck.methods  # noqa: F401 - they register themselves
+
+    if name not in METHODS:
+        raise UnknownName(f"no method {name!r}; {nearest(name, METHODS)}")
+    return METHODS[name]
+
+
+def every(*, family: str | None = None, needs: str | None = None) -> list[Method]:
+    """All methods, sorted by family and name, or those of one family or with one need."""
+    import limbeck.methods  # noqa: F401
+
+    chosen = [m for m in METHODS.values() if family in (None, m.family) and (needs is None or needs in m.needs)]
+    if not chosen:
+        families, wants = {m.family for m in METHODS.values()}, set().union(*(m.needs for m in METHODS.values()))
+        asked = nearest(family, families) if family and family not in families else nearest(needs or "", wants)
+        raise UnknownName(f"no method with family={family!r}, needs={needs!r}; {asked}")
+    return sorted(chosen, key=lambda m: (m.family, m.name))
+
+
+def make(name: str, **settings: Any) -> Objective:
+    """`make("kd", tau=4.0)`, or `make("CE() + 0.9 * KL(4.0)")`: a method by name, or by the code that makes it."""
+    if "(" in name:
+        objective = read(name)
+        if settings:
+            raise SettingError(f"settings {sorted(settings)} go inside the code {name!r}")
+        if not isinstance(objective, Objective):
+            raise SettingError(f"{name!r} is a {type(objective).__name__}, not something to learn from")
+        return objective
+    return find(name)(**settings)
+
+
+def read(code: str) -> Any:
+    """The value that a piece of code makes: calls of Limbeck's public names, numbers, texts, tuples, `+` and `*`.
+
+    Nothing else runs, so a run.yaml from a stranger is harmless. `read(repr(objective)) == objective`.
+    """
+    import limbeck
+
+    known = {name: getattr(limbeck, name) for name in limbeck.CODE}
+    known |= {name: entry for name, entry in ((m.name, m) for m in every())}
+
+    def walk(node: ast.AST) -> Any:
+        match node:
+            case ast.Expression(body=body):
+                return walk(body)
+            case ast.Constant(value=constant):
+                return constant
+            case ast.Tuple(elts=parts):
+                return tuple(map(walk, parts))
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                return -walk(operand)
+            case ast.BinOp(left=left, op=ast.Add(), right=right):
+                return walk(left) + walk(right)
+            case ast.BinOp(left=left, op=ast.Mult(), right=right):
+                return walk(left) * walk(right)
+            case ast.BinOp(left=left, op=ast.Div(), right=right):
+                return walk(left) / walk(right)
+            case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
+                if name not in known:
+                    raise UnknownName(f"{name!r} in {code!r} is no objective, schedule or method; {nearest(name, known)}")
+                named = {each.arg: walk(each.value) for each in keywords if each.arg is not None}
+                try:
+                    return known[name](*map(walk, args), **named)
+                except TypeError as error:
+                    raise SettingError(f"{name} in {code!r}: {error}; it is {name}{inspect.signature(known[name])}") from error
+            case _:
+                raise SettingError(f"{ast.unparse(node)!r} in {code!r}: only calls, numbers, texts, tuples, + and * are read")
+
+    try:
+        return walk(ast.parse(code, mode="eval"))
+    except (SyntaxError, TypeError) as error:
+        raise SettingError(f"{code!r} does not make a method: {error}") from error

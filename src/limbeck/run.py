@@ -1,0 +1,433 @@
+"""A run is a value that trains: students, teachers, data, method, optimiser, budget, seed. The only training loop.
+
+    run = Run(student, data=(x, y), teacher=teacher, method=kd(tau=4.0, alpha=0.9), epochs=30)
+    run.fit()
+
+Devices, precision, ranks and checkpoint files are Lightning Fabric's. One optimiser step is `train_step`, below.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pickle
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from limbeck import checks
+from limbeck.data import Batch, Data, as_data, plan
+from limbeck.errors import CheckpointError, DataError, Interrupted, SettingError
+from limbeck.objective import Objective, as_terms
+from limbeck.optim import SGD, Optim
+from limbeck.schedules import Clock, value
+from limbeck.signals import Net, as_net
+from limbeck.step import Merged, Step
+from limbeck.teachers import Teacher, as_teacher
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+Row = dict[str, Any]
+
+
+class Watcher(Protocol):
+    """Somebody who looks on, such as a progress bar."""
+
+    def step(self, run: Run) -> None: ...
+    def epoch(self, run: Run, row: Row) -> None: ...
+
+
+class Bundle(nn.Module):
+    """All that trains or is remembered, in one module: Fabric wraps, moves and saves one thing."""
+
+    def __init__(self, method: Objective, students: Sequence[Net], state: nn.Module) -> None:
+        super().__init__()
+        self.method = method
+        self.students = nn.ModuleList(students)
+        self.state = state
+
+    def forward(self, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
+        """This micro-batch's share of the loss, and of each of its terms."""
+        terms = as_terms(self.method.loss(step, self.state))
+        parts = {name: term.part(step) for name, term in terms.items()}
+        return torch.stack(list(parts.values())).sum(), {name: part.detach() for name, part in parts.items()}
+
+
+@dataclass(eq=False, kw_only=True)
+class Run:
+    """See the module's docstring; fields that are not obvious:
+
+    student: a model, or several that teach each other. teacher: None, a model, or several (a committee).
+    data, test: Data, `(x, y)` tensors, a Dataset or DataLoader. Batches of data are seeded; see `limbeck.data`.
+    batch_size: rows per optimiser step, over all ranks. micro_batch: rows per forward, to save memory; None: all.
+        A last batch with fewer than two rows per forward is left out.
+    unlabelled: unlabelled rows per labelled row of a batch; None: all examples alike.
+    clip: largest norm of the gradient. precision, devices, accelerator, strategy, loggers: as in Fabric.
+    compile: torch.compile the models. channels_last: memory format of images; None: on CUDA.
+    folder: where metrics.jsonl and last.ckpt go; None: nowhere. save_every: steps between checkpoints; None: epochs.
+    """
+
+    student: nn.Module | Sequence[nn.Module]
+    data: Any
+    method: Objective
+    teacher: nn.Module | Teacher | Sequence[nn.Module | Teacher] | None = None
+    test: Any = None
+    epochs: int = 30
+    batch_size: int = 128
+    micro_batch: int | None = None
+    unlabelled: float | None = None
+    optimizer: Optim = field(default_factory=lambda: SGD(0.05))
+    clip: float | None = None
+    seed: int = 0
+    precision: Any = "32-true"
+    devices: int | str | list[int] = 1
+    accelerator: str = "auto"
+    strategy: Any = "auto"
+    loggers: Any = None
+    compile: bool = False
+    channels_last: bool | None = None
+    folder: Path | str | None = None
+    save_every: int | None = None
+    watcher: Watcher | None = None
+
+    # ---- setting up -----------------------------------------------------------------------------------------------
+
+    def setup(self) -> None:
+        """Check everything on two examples, then hand it to Fabric. Called by `fit`; a second call does nothing."""
+        if hasattr(self, "module"):
+            return
+        checks.settings(self)
+        self.fabric = fabric = self.launch()
+        torch.manual_seed(self.seed)
+        self.train_data = as_data(self.data)
+        self.test_data = None if self.test is None else as_data(self.test)
+        checks.examples(self.train_data)
+        students = list(self.student) if isinstance(self.student, Sequence) else [self.student]
+        teachers = [] if self.teacher is None else self.teacher
+        self.students: list[Net] = [as_net(student) for student in students]
+        self.teachers = [as_teacher(teacher) for teacher in (teachers if isinstance(teachers, Sequence) else [teachers])]
+        for role, layer in sorted(self.method.reads):
+            for net in self.students if role == "student" else self.teachers:
+                net.read([layer], owner=role)
+        self.memory_format = self.pick_memory_format()
+        for module in [*self.students, *(teacher for teacher in self.teachers if isinstance(teacher, nn.Module))]:
+            module.to(fabric.device, memory_format=self.memory_format)
+        self.rng = torch.Generator().manual_seed(self.seed)
+        self.local_rng = torch.Generator().manual_seed(self.seed + 1 + fabric.global_rank)
+        self.epoch = self.done = self.steps_done = 0  # done: steps of this epoch
+        self.sums: dict[str, Tensor] = {}
+        self.history: list[Row] = []
+        self.shapes, self.num_classes = checks.probe(self)
+        self.bundle = Bundle(self.method, self.students, self.method.init(self)).to(fabric.device)
+        checks.dry_step(self)
+        parameters = [parameter for parameter in self.bundle.parameters() if parameter.requires_grad]
+        if self.compile:
+            for net in [*self.students, *self.teachers]:
+                net.compile()
+        torch.manual_seed(self.seed + 1 + fabric.global_rank)  # dropout: other draws on every rank
+        self.module, self.torch_optimizer = fabric.setup(self.bundle, self.optimizer.build(parameters))
+        self.teacher_logits: Tensor | None = None
+
+    def launch(self) -> Fabric:
+        from lightning_fabric import Fabric  # slow to import, so only where something is trained
+        from lightning_fabric.strategies import DDPStrategy
+
+        strategy = self.strategy
+        if strategy in ("ddp", "auto") and self.devices not in (1, "1", "auto", [0]):
+            # Buffers: banks are equal on all ranks by construction, and batch norm's are joined once an epoch. Unused
+            # parameters: a stage need not reach all of them.
+            strategy = DDPStrategy(broadcast_buffers=False, find_unused_parameters=True)
+        fabric = Fabric(
+            accelerator=self.accelerator,
+            devices=self.devices,
+            strategy=strategy,
+            precision=self.precision,
+            loggers=self.loggers,
+        )
+        fabric.launch()
+        return fabric
+
+    def pick_memory_format(self) -> torch.memory_format:
+        last = self.fabric.device.type == "cuda" if self.channels_last is None else self.channels_last
+        return torch.channels_last if last else torch.contiguous_format
+
+    @property
+    def num_examples(self) -> int:
+        return self.train_data.num_examples
+
+    def shape(self, role: str, signal: str) -> tuple[int, ...]:
+        """Shape of a signal of the first "student" or "teacher" for two examples: (2, ...)."""
+        return self.shapes[role, signal]
+
+    # ---- training ---------------------------------------------------------------------------------------------------
+
+    def fit(self, *, resume: bool = False) -> list[Row]:
+        """Train to the end; the rows of metrics.jsonl. With `resume`, go on from folder/last.ckpt if it is there."""
+        self.setup()
+        if resume and self.checkpoint is not None and self.checkpoint.exists():
+            self.load(self.checkpoint)
+        with finish_step_on_interrupt() as interrupted:
+            while self.epoch < self.epochs:
+                self.train_epoch(interrupted)
+        return self.history
+
+    def train_epoch(self, interrupted: threading.Event) -> None:
+        """The rest of the current epoch, its row of metrics, its checkpoint."""
+        first, length = self.method.span(self.epoch, self.epochs)
+        started = time.perf_counter()
+        if self.epoch == first and self.done == 0 and first > 0:
+            self.torch_optimizer.state.clear()  # a new stage
+        ids = self.plan(self.epoch)
+        self.bundle.train()
+        for micros in self.micro_batches(ids[self.done :]):
+            clock = Clock((self.epoch - first) * len(ids) + self.done, length * len(ids), self.epoch - first, length)
+            for name, part in self.train_step(micros, clock).items():
+                self.sums[name] = self.sums[name] + part if name in self.sums else part
+            self.done += 1
+            self.steps_done += 1
+            if self.watcher is not None:
+                self.watcher.step(self)
+            if interrupted.is_set():
+                where = f"saved as {self.save()}: go on with resume" if self.checkpoint else "no folder, nothing saved"
+                raise Interrupted(f"stopped after step {self.steps_done}; {where}")
+            if self.save_every and self.steps_done % self.save_every == 0:
+                self.save()
+        self.end_epoch(clock, started)
+
+    def train_step(self, micros: Sequence[Batch], clock: Clock) -> dict[str, Tensor]:
+        """One optimiser step on some micro-batches: the whole of it. The value of each term of the loss."""
+        fabric = self.fabric
+        for group in self.torch_optimizer.param_groups:
+            group["lr"] = value(self.optimizer.lr, clock)
+        steps = [Step(self, batch, clock, self.epoch) for batch in micros]
+        with torch.no_grad():
+            for step in steps:
+                step.batch = self.method.prepare(step.batch, step, self.bundle.state)
+        counts = self.count(steps)
+        sums: dict[str, Tensor] = {}
+        for i, step in enumerate(steps):
+            step.counts = counts
+            with fabric.no_backward_sync(self.module, enabled=i < len(steps) - 1):
+                loss, parts = self.module(step)
+                if loss.requires_grad:  # nothing to learn where every term is masked
+                    fabric.backward(loss * fabric.world_size if fabric.world_size > 1 else loss)  # DDP takes the mean
+            for name, part in parts.items():
+                sums[name] = sums[name] + part if name in sums else part
+        if self.clip is not None:
+            fabric.clip_gradients(self.module, self.torch_optimizer, max_norm=self.clip)
+        self.torch_optimizer.step()
+        self.torch_optimizer.zero_grad()
+        with torch.no_grad():
+            self.method.update(Merged(steps, self.gather), self.bundle.state)
+        return sums
+
+    def count(self, steps: Sequence[Step]) -> dict[str | None, Tensor | int]:
+        """How many rows the whole step has, and each of its masks, over micro-batches and ranks."""
+        names = sorted({"labelled", "unlabelled"}.union(*(step.batch.masks for step in steps)))
+        rows = sum(step.rows for step in steps)
+        masks = torch.stack([sum_of(step.mask(name) for step in steps) for name in names])
+        if self.fabric.world_size > 1:
+            both = torch.cat([masks, masks.new_tensor([rows])])
+            both = self.fabric.all_reduce(both, reduce_op="sum")  # type: ignore[assignment]
+            masks, rows = both[:-1], int(both[-1])
+        return {None: rows, **dict(zip(names, masks.clamp(min=1).unbind(), strict=True))}
+
+    def plan(self, epoch: int) -> list[Tensor]:
+        """The ids of this epoch's optimiser steps; too small a last batch is left out."""
+        ids = plan(self.train_data, self.batch_size, seed=self.seed, epoch=epoch, unlabelled=self.unlabelled)
+        if len(ids) > 1 and len(ids[-1]) < 2 * self.fabric.world_size * self.num_micros(len(ids[-1])):
+            ids.pop()
+        return ids
+
+    def num_micros(self, rows: int) -> int:
+        return 1 if self.micro_batch is None else -(-rows // (self.fabric.world_size * self.micro_batch))
+
+    def micro_batches(self, ids: Sequence[Tensor]) -> Iterator[list[Batch]]:
+        """This rank's micro-batches of each optimiser step."""
+        world, rank = self.fabric.world_size, self.fabric.global_rank
+        groups = [list(step.tensor_split(world)[rank].tensor_split(self.num_micros(len(step)))) for step in ids]
+        batches = self.train_data.batches([micro for group in groups for micro in group], seed=self.seed, epoch=self.epoch)
+        for group in groups:
+            yield [self.on_device(next(batches)) for _ in group]
+
+    def on_device(self, batch: Batch) -> Batch:
+        if not self.train_data.in_memory:  # in-memory labels were all checked at the start
+            checks.labels(batch, getattr(self, "num_classes", None))
+        if self.fabric.device.type != "cpu":
+            batch = batch.to(self.fabric.to_device)
+        return batch.valid()
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Rows of all ranks, in their order; ranks may hold different numbers of them."""
+        if self.fabric.world_size == 1:
+            return rows
+        sizes = self.fabric.all_gather(torch.tensor(len(rows), device=rows.device)).tolist()  # type: ignore[union-attr]
+        padded = rows.new_zeros((max(sizes), *rows.shape[1:]))
+        padded[: len(rows)] = rows
+        gathered = self.fabric.all_gather(padded)
+        return torch.cat([part[:size] for part, size in zip(gathered, sizes, strict=True)])
+
+    def end_epoch(self, clock: Clock, started: float) -> None:
+        for buffer in self.bundle.students.buffers() if self.fabric.world_size > 1 else ():
+            self.fabric.broadcast(buffer)
+        terms = {name: self.mean_over_ranks(total) / self.done for name, total in self.sums.items()}
+        row: Row = {
+            "epoch": self.epoch + 1,
+            "step": self.steps_done,
+            "loss": sum(terms.values()),
+            "terms": terms,
+            "lr": value(self.optimizer.lr, clock),
+            "seconds": round(time.perf_counter() - started, 3),
+        }
+        if not math.isfinite(row["loss"]):
+            raise DataError(
+                f"the loss is {row['loss']} in epoch {row['epoch']} (terms: {terms}); the last checkpoint is from before. "
+                f"Lower the learning rate, set clip=1.0, or look at the inputs"
+            )
+        if self.test_data is not None:
+            row |= self.evaluate()
+        self.history.append(row)
+        self.epoch, self.done, self.sums = self.epoch + 1, 0, {}
+        self.log(row)
+        if self.checkpoint is not None:
+            self.save()
+        if self.watcher is not None:
+            self.watcher.epoch(self, row)
+
+    def mean_over_ranks(self, part: Tensor) -> float:
+        return float(self.fabric.all_reduce(part, reduce_op="sum"))  # type: ignore[arg-type]
+
+    # ---- judging ------------------------------------------------------------------------------------------------------
+
+    def predict(self, net: Any, data: Data | None = None) -> Tensor:
+        """Logits (n, classes) of a model on the test data, in eval mode, on the CPU."""
+        from limbeck.evaluate import predict
+
+        data = data or self.test_data
+        if data is None:
+            raise SettingError("there is no test data: give Run(test=...)")
+        ids = list(torch.arange(data.num_examples).split(512))
+        views = (batch.to(self.fabric.to_device).view("x") for batch in data.batches(ids))
+        return predict(net, views)
+
+    def evaluate(self) -> Row:
+        """The first student on the test data: accuracy, nll, ece, and with one teacher agreement and kl."""
+        from limbeck.evaluate import fidelity, scores
+
+        data = self.test_data
+        if data is None or data.y is None:
+            raise SettingError("evaluation needs labelled test data: give Run(test=(x, y))")
+        logits = self.predict(self.students[0])
+        row: Row = dict(scores(logits, data.y))
+        if len(self.teachers) == 1 and isinstance(self.teachers[0], nn.Module):
+            if self.teacher_logits is None:
+                self.teacher_logits = self.predict(self.teachers[0])
+            if self.teacher_logits.shape == logits.shape:
+                row |= fidelity(logits, self.teacher_logits)
+        return row
+
+    def log(self, row: Row) -> None:
+        numbers = {name: number for name, number in row.items() if isinstance(number, int | float)}
+        self.fabric.log_dict(numbers | {f"terms/{name}": part for name, part in row["terms"].items()}, step=self.steps_done)
+        if self.folder is not None and self.fabric.is_global_zero:
+            folder = Path(self.folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            mode = "a" if row["epoch"] > 1 else "w"
+            with open(folder / "metrics.jsonl", mode) as file:
+                file.write(json.dumps(row) + "\n")
+
+    # ---- saving -------------------------------------------------------------------------------------------------------
+
+    @property
+    def checkpoint(self) -> Path | None:
+        return None if self.folder is None else Path(self.folder) / "last.ckpt"
+
+    def save(self, path: Path | str | None = None) -> Path:
+        """Write a checkpoint, whole or not at all: a new file takes the old one's place when it is on the disk."""
+        path = Path(path) if path is not None else self.checkpoint
+        if path is None:
+            raise SettingError("where to? give save(path) or Run(folder=...)")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".partial")
+        streams = [self.local_rng.get_state(), torch.get_rng_state()]
+        if self.fabric.device.type == "cuda":
+            streams.append(torch.cuda.get_rng_state())
+        self.fabric.save(
+            temporary,
+            {
+                "bundle": self.module,
+                "optimizer": self.torch_optimizer,
+                "method": repr(self.method),
+                "progress": [self.epoch, self.done, self.steps_done],
+                "sums": self.sums,
+                "history": self.history,
+                "rng": self.rng.get_state(),
+                "streams": [self.gather(stream.unsqueeze(0)) for stream in streams],
+            },
+        )
+        self.fabric.barrier()
+        if self.fabric.is_global_zero:
+            if temporary.is_file():
+                with open(temporary, "rb+") as file:
+                    os.fsync(file.fileno())
+            os.replace(temporary, path)
+        self.fabric.barrier()
+        return path
+
+    def load(self, path: Path | str) -> None:
+        """Continue from a checkpoint: the same steps to the bit as if nothing had happened."""
+        self.setup()
+        try:
+            saved = self.fabric.load(path, weights_only=True)
+            if saved["method"] != repr(self.method):
+                raise CheckpointError(f"{path} is of the method {saved['method']}; this run's is {self.method!r}")
+            if len(saved["streams"][0]) != self.fabric.world_size:
+                raise CheckpointError(f"{path} is of {len(saved['streams'][0])} ranks; this run has {self.fabric.world_size}")
+            self.fabric.load(path, {"bundle": self.module, "optimizer": self.torch_optimizer}, weights_only=True, strict=False)
+        except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError) as error:
+            raise CheckpointError(f"{path} is no checkpoint of this run: {error}") from error
+        self.epoch, self.done, self.steps_done = saved["progress"]
+        self.sums = {name: total.to(self.fabric.device) for name, total in saved["sums"].items()}
+        self.history = saved["history"]
+        self.rng.set_state(saved["rng"])
+        local, *others = [stream[self.fabric.global_rank].cpu() for stream in saved["streams"]]
+        self.local_rng.set_state(local)
+        torch.set_rng_state(others[0])
+        if len(others) > 1:
+            torch.cuda.set_rng_state(others[1])
+        if self.folder is not None and self.fabric.is_global_zero and self.history:  # drop rows of a later, lost end
+            (Path(self.folder) / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in self.history))
+
+
+def sum_of(masks: Iterator[Tensor]) -> Tensor:
+    return torch.stack([mask.sum() for mask in masks]).sum()
+
+
+@contextmanager
+def finish_step_on_interrupt() -> Iterator[threading.Event]:
+    """Within, the first ctrl-C sets the event instead of raising anywhere; a second one raises."""
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        interrupted.set()
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, before)

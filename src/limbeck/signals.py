@@ -1,0 +1,248 @@
+"""A model, whatever it returns, as a source of signals: logits, embedding, hidden states, tapped layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from limbeck.errors import SettingError, ShapeError, SignalError, nearest
+
+#: Signals that are no layer of their own. They start with a dot, so no module path can be mistaken for one.
+EMBEDDING, HIDDEN, ATTENTION = ".embedding", ".hidden", ".attention"
+
+Signal = Tensor | tuple[Tensor, ...]
+
+
+class Output:
+    """What one model said of one view of a batch.
+
+    `.logits` (b, classes), `.embedding` (b, width): what enters the last linear layer, `.hidden` and `.attention`:
+    tuples with a tensor per layer (Hugging Face models), `["layer.path"]`: the output of that module, if tapped.
+    """
+
+    def __init__(self, signals: dict[str, Signal], versions: Mapping[str, int] | None = None) -> None:
+        self.signals = signals
+        self.versions = dict(versions or {})
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.signals:
+            raise SignalError(
+                f"this output has no signal {name!r}; {nearest(name, self.signals)} "
+                f"A layer must be named in the objective's `reads` to be tapped."
+            )
+        signal = self.signals[name]
+        if isinstance(signal, Tensor):
+            if name in self.versions and signal._version != self.versions[name]:
+                raise SignalError(
+                    f"layer {name!r} was changed in place after it was read (by an in-place activation, say): "
+                    f"tap the module that comes after it, or build the model with inplace=False"
+                )
+            if signal.is_inference():  # a frozen teacher's: autograd may have to save it for the backward pass
+                signal = self.signals[name] = signal.clone()
+        elif any(part.is_inference() for part in signal):
+            signal = self.signals[name] = tuple(part.clone() for part in signal)
+        return signal
+
+    @property
+    def logits(self) -> Tensor:
+        return self[".logits"]  # type: ignore[no-any-return]
+
+    @property
+    def embedding(self) -> Tensor:
+        return self[EMBEDDING]  # type: ignore[no-any-return]
+
+    @property
+    def hidden(self) -> tuple[Tensor, ...]:
+        return self[HIDDEN]  # type: ignore[no-any-return]
+
+    @property
+    def attention(self) -> tuple[Tensor, ...]:
+        return self[ATTENTION]  # type: ignore[no-any-return]
+
+    def split(self, sizes: Sequence[int]) -> list[Output]:
+        """The outputs of the batches that were joined for one forward."""
+        parts: list[dict[str, Signal]] = [{} for _ in sizes]
+        for name in self.signals:
+            signal = self[name]
+            pieces = (
+                signal.split(sizes)
+                if isinstance(signal, Tensor)
+                else zip(*(layer.split(sizes) for layer in signal), strict=True)
+            )
+            for part, piece in zip(parts, pieces, strict=True):
+                part[name] = piece
+        return [Output(part) for part in parts]
+
+
+class Tap:
+    """A forward hook that keeps what passes. An object, not a closure, so that copies of a net keep their own."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.kept: Tensor | None = None
+
+    def output(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self.keep(output)
+
+    def input(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self.keep(args[0])
+
+    def keep(self, value: Any) -> None:
+        value = value[0] if isinstance(value, tuple) else value  # (output, attention weights, ...): the first
+        if not isinstance(value, Tensor):
+            raise SignalError(f"layer {self.name!r} gives a {type(value).__name__}, not a tensor: tap a layer within it")
+        self.kept = value
+
+    def take(self) -> Tensor:
+        if self.kept is None:
+            raise SignalError(f"layer {self.name!r} did not run in this forward: tap one that always does")
+        kept, self.kept = self.kept, None
+        return kept
+
+
+class Normalize(nn.Module):
+    """(x - mean) / std per channel, for images (b, c, h, w). Teacher and student may each have their own."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        if len(mean) != len(std) or min(std) <= 0:
+            raise SettingError(f"Normalize needs as many means as positive deviations; got mean={mean}, std={std}")
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std
+
+
+class Net(nn.Module):
+    """Any module as a source of signals.
+
+    forward: how an input is handed over, `(module, x) -> result`; by default a tensor is the argument, a mapping
+        the keyword arguments, a tuple the arguments.
+    inputs: applied to the input first, e.g. this model's own `Normalize(mean, std)`.
+    head: path of the last layer, whose input is the embedding; by default the last `nn.Linear`.
+
+    The result may be a tensor (the logits), a tuple (the logits come first), a mapping or a Hugging Face ModelOutput
+    (with a key "logits"; "hidden_states" and "attentions" are read as well).
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        forward: Callable[[nn.Module, Any], Any] | None = None,
+        inputs: Callable[[Any], Any] | None = None,
+        head: str | None = None,
+    ) -> None:
+        super().__init__()
+        if isinstance(module, Net):
+            raise SettingError("this model is a Net already: pass it as it is")
+        self.module = module
+        self.hand_over = forward or hand_over
+        self.inputs = inputs
+        self.head = head
+        self.taps: dict[str, Tap] = {}
+
+    def forward(self, x: Any) -> Output:
+        raw = self.hand_over(self.module, x if self.inputs is None else self.inputs(x))
+        signals = as_signals(raw)
+        for name, tap in self.taps.items():
+            signals[name] = tap.take()
+        # An in-place activation after a tapped layer would silently change what was read; the version tells.
+        versions = {
+            name: kept._version
+            for name in self.taps
+            if isinstance(kept := signals[name], Tensor) and not kept.is_inference()
+        }
+        return Output(signals, versions)
+
+    def read(self, names: Iterable[str], *, owner: str = "model") -> None:
+        """Tap these layers (or `.embedding`, `.hidden`, `.attention`) from now on.
+
+        Raises SignalError for a layer that is not there, naming the nearest ones.
+        """
+        for name in names:
+            if name in self.taps:
+                continue
+            if name in (HIDDEN, ATTENTION):
+                self.ask_config(name, owner)
+                continue
+            tap = Tap(name)
+            if name == EMBEDDING:
+                self.layer(self.head or self.last_linear(owner), owner).register_forward_pre_hook(tap.input)
+            else:
+                self.layer(name, owner).register_forward_hook(tap.output)
+            self.taps[name] = tap
+
+    def layer(self, path: str, owner: str) -> nn.Module:
+        layers = dict(self.module.named_modules())
+        if path not in layers or not path:
+            raise SignalError(f"the {owner} ({type(self.module).__name__}) has no layer {path!r}; {nearest(path, layers)}")
+        return layers[path]
+
+    def last_linear(self, owner: str) -> str:
+        linear = [path for path, layer in self.module.named_modules() if isinstance(layer, nn.Linear) and path]
+        if not linear:
+            raise SignalError(
+                f"the {owner} ({type(self.module).__name__}) has no nn.Linear whose input could be its embedding: "
+                f"name its last layer, Net(model, head='...')"
+            )
+        return linear[-1]
+
+    def ask_config(self, name: str, owner: str) -> None:
+        config = getattr(self.module, "config", None)
+        flag = "output_hidden_states" if name == HIDDEN else "output_attentions"
+        if config is None or not hasattr(config, flag):
+            raise SignalError(
+                f"the {owner} ({type(self.module).__name__}) has no config.{flag} to ask for {name!r}: "
+                f"return a mapping with 'hidden_states' or 'attentions' by Net(model, forward=...)"
+            )
+        setattr(config, flag, True)
+
+
+def as_net(model: nn.Module) -> Net:
+    """The model itself if it is a Net, else a Net with the default ways."""
+    if not isinstance(model, nn.Module):
+        raise SettingError(f"a model is an nn.Module; got a {type(model).__name__}. Wrap a function in a module first")
+    return model if isinstance(model, Net) else Net(model)
+
+
+def hand_over(module: nn.Module, x: Any) -> Any:
+    """A mapping as keyword arguments, a tuple as arguments, anything else as the argument."""
+    if isinstance(x, Mapping):
+        return module(**x)
+    return module(*x) if isinstance(x, tuple) else module(x)
+
+
+def as_signals(raw: Any) -> dict[str, Signal]:
+    """A model's result, in whatever form, as named signals."""
+    if isinstance(raw, Tensor):
+        return {".logits": raw}
+    if isinstance(raw, Output):
+        return dict(raw.signals)
+    if isinstance(raw, Mapping):
+        named = {"logits": ".logits", "hidden_states": HIDDEN, "attentions": ATTENTION, "embedding": EMBEDDING}
+        signals: dict[str, Signal] = {}
+        for key, signal in raw.items():
+            if isinstance(signal, Tensor):
+                signals[named.get(key, key)] = signal
+            elif isinstance(signal, tuple | list) and signal and all(isinstance(part, Tensor) for part in signal):
+                signals[named.get(key, key)] = tuple(signal)
+        if not signals:
+            raise SignalError(f"the model returned a mapping without a tensor (keys {list(raw)}); use Net(model, forward=...)")
+        return signals
+    if isinstance(raw, tuple | list) and raw and isinstance(raw[0], Tensor):
+        return {".logits": raw[0]}
+    raise SignalError(
+        f"the model returned a {type(raw).__name__}; a tensor, tuple, mapping or ModelOutput can be read, "
+        f"and Net(model, forward=lambda module, x: ...) makes one of anything else"
+    )
+
+
+def same_shape(what: str, student: Tensor, teacher: Tensor, mend: str) -> None:
+    """Raise ShapeError unless both have one shape; `mend` says what to type."""
+    if student.shape != teacher.shape:
+        raise ShapeError(f"{what}: the student gives {tuple(student.shape)}, the teacher {tuple(teacher.shape)}; {mend}")

@@ -1,0 +1,158 @@
+"""A step is all that an objective can see: models on named views, labels, ids, clocks and randomness."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from limbeck.data.draws import uniform
+from limbeck.errors import SettingError, SignalError
+from limbeck.objective import Term
+from limbeck.schedules import Clock, Schedule, value
+from limbeck.signals import Output
+
+if TYPE_CHECKING:
+    from limbeck.data import Batch
+    from limbeck.run import Run
+
+
+class Player:
+    """One model within one step: it runs on each named view at most once, whoever asks."""
+
+    def __init__(self, step: Step, name: str, ask: Callable[[Any, str, Tensor], Output]) -> None:
+        self.step, self.name, self.ask = step, name, ask
+        self.seen: dict[str, Output] = {}
+
+    def __call__(self, view: str = "x") -> Output:
+        if view not in self.seen:
+            self.seen[view] = self.ask(self.step.view(view), view, self.step.index)
+        return self.seen[view]
+
+    def join(self, *views: str) -> list[Output]:
+        """The outputs on several views from one forward, so that batch normalisation sees them together."""
+        alone = [view for view in views if view in self.seen]
+        if alone and len(alone) < len(views):
+            raise SettingError(
+                f"the {self.name} has run on {alone} alone already, and is now asked for {list(views)} in one forward: "
+                f"put the objective that joins views first in the sum"
+            )
+        if not alone:
+            inputs = [self.step.view(view) for view in views]
+            whole = self.ask(concatenate(inputs), "+".join(views), self.step.index)
+            self.seen.update(zip(views, whole.split([self.step.rows] * len(views)), strict=True))
+        return [self.seen[view] for view in views]
+
+
+class Step:
+    """One micro-batch on its way through models and losses.
+
+    student("x"), teacher("x"): `Output`s with `.logits`, `.embedding`, `["layer.path"]`; also `.join("x", "strong")`.
+    students, teachers: all of them. y (rows,): labels, UNLABELLED where there is none. index (rows,): stable ids.
+    at(schedule): a number now. keep(name=tensor): hand rows to `update`. uniform(stream, n): replayable randomness.
+    rng: a generator equal on all ranks, for decisions; local_rng: one per rank, for samples.
+    """
+
+    def __init__(self, run: Run, batch: Batch, clock: Clock, epoch: int) -> None:
+        self.run, self.batch, self.clock, self.epoch = run, batch, clock, epoch
+        self.students = tuple(Player(self, "student", lambda x, view, index, net=net: net(x)) for net in run.students)
+        self.teachers = tuple(Player(self, "teacher", teacher) for teacher in run.teachers)
+        self.counts: Mapping[str | None, Tensor | int] = {}
+        self.kept: dict[str, Tensor] = {}
+
+    @property
+    def student(self) -> Player:
+        return self.students[0]
+
+    @property
+    def teacher(self) -> Player:
+        if len(self.teachers) != 1:
+            have = f"{len(self.teachers)} teachers" if self.teachers else "no teacher"
+            raise SettingError(
+                f"this method asks for one teacher and the run has {have}: "
+                + ("give Run(teacher=...)" if not self.teachers else "use a method for a committee, or Committee(*models)")
+            )
+        return self.teachers[0]
+
+    @property
+    def rows(self) -> int:
+        return len(self.batch)
+
+    @property
+    def index(self) -> Tensor:
+        return self.batch.index
+
+    @property
+    def y(self) -> Tensor:
+        if self.batch.y is None:
+            raise SignalError("this method needs labels and the data has none: pass y, or take a method without CE()")
+        return self.batch.y
+
+    def view(self, name: str = "x") -> Any:
+        """The batch's inputs under a view, on the device."""
+        return self.batch.view(name)
+
+    def mask(self, name: str) -> Tensor:
+        """Which rows count: (rows,) bool, or (rows, length) for masks of tokens."""
+        return self.batch.mask(name)
+
+    @property
+    def rng(self) -> torch.Generator:
+        return self.run.rng
+
+    @property
+    def local_rng(self) -> torch.Generator:
+        return self.run.local_rng
+
+    def uniform(self, stream: str, n: int) -> Tensor:
+        """(rows, n) numbers in [0, 1) that depend on the run's seed, the example, the step and the stream's name only:
+        equal however a batch is split, and after a resume."""
+        return uniform(self.run.seed, self.index, epoch=self.run.steps_done, stream=stream, n=n)
+
+    def at(self, number: float | Schedule) -> float:
+        """The number, or the schedule's value at this moment of the stage."""
+        return value(number, self.clock)
+
+    def keep(self, **rows: Tensor) -> None:
+        """Keep one row per example, without gradient, for `update`."""
+        self.kept.update({name: kept.detach() for name, kept in rows.items()})
+
+
+class Merged:
+    """What `update` sees: one whole optimiser step, over all micro-batches and ranks, in their order."""
+
+    def __init__(self, steps: Sequence[Step], gather: Callable[[Tensor], Tensor]) -> None:
+        first = steps[0]
+        self.run, self.clock, self.epoch = first.run, first.clock, first.epoch
+        self._steps, self._gather = steps, gather
+        self.at = first.at
+
+    def rows(self, pick: Callable[[Step], Tensor]) -> Tensor:
+        parts = [pick(step) for step in self._steps]
+        return self._gather(parts[0] if len(parts) == 1 else torch.cat(parts))
+
+    @property
+    def index(self) -> Tensor:
+        return self.rows(lambda step: step.index)
+
+    @property
+    def y(self) -> Tensor:
+        return self.rows(lambda step: step.y)
+
+    def kept(self, name: str) -> Tensor:
+        return self.rows(lambda step: step.kept[name])
+
+
+def concatenate(inputs: Sequence[Any]) -> Any:
+    """Batches of one form (tensors, mappings or tuples of them) along their first dimension."""
+    first = inputs[0]
+    if isinstance(first, Mapping):
+        return {key: concatenate([each[key] for each in inputs]) for key in first}
+    if isinstance(first, tuple):
+        return tuple(concatenate(list(parts)) for parts in zip(*inputs, strict=True))
+    return torch.cat(list(inputs))
+
+
+__all__ = ["Merged", "Player", "Step", "Term"]

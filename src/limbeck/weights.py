@@ -1,0 +1,40 @@
+"""How much an example counts: frozen values for `Weighted(objective, by=...)`, called with the step, (rows,) out."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from limbeck.data.named import UNLABELLED
+
+if TYPE_CHECKING:
+    from limbeck.step import Step
+
+
+@dataclass(frozen=True)
+class TeacherConfidence:
+    """The teacher's largest probability, in (0, 1]."""
+
+    def __call__(self, step: Step) -> Tensor:
+        return step.teacher("x").logits.softmax(-1).amax(-1)
+
+
+@dataclass(frozen=True)
+class TeacherEntropy:
+    """The teacher's entropy as a share of the largest possible one, in [0, 1]: hard examples count more."""
+
+    def __call__(self, step: Step) -> Tensor:
+        log_p = step.teacher("x").logits.log_softmax(-1)
+        return -(log_p.exp() * log_p).sum(-1) / math.log(log_p.shape[-1])
+
+
+@dataclass(frozen=True)
+class TeacherRight:
+    """1 where the teacher's first choice is the label, else 0; 1 where there is no label."""
+
+    def __call__(self, step: Step) -> Tensor:
+        right = step.teacher("x").logits.argmax(-1) == step.y
+        return (right | (step.y == UNLABELLED)).float()
