@@ -26,5 +26,5 @@ def bridge(student: tuple[int, ...], teacher: tuple[int, ...]) -> nn.Module:
     if len(student) == 2 and len(teacher) > 2:
         return nn.Sequential(nn.Linear(student[1], math.prod(teacher[1:])), nn.Unflatten(1, teacher[1:]))
     raise ShapeError(
-        f"no bridge from features of shape {student} to {teacher}: tap layers with maps, tokens or vectors on both sides"
+        f"no bridge from features of shape {student} to {teacher}: tap maps, tokens or vectors on both sides"
     )

@@ -64,7 +64,8 @@ def finite(what: str, x: Any) -> None:
             finite(f"{what}[{i}]", part)
     elif isinstance(x, Tensor) and x.is_floating_point() and not bool(x.isfinite().all()):
         rows = (~x.isfinite()).flatten(1).any(1).nonzero().flatten().tolist() if x.dim() > 1 else []
-        raise DataError(f"the {what} hold nan or infinite values, in {len(rows)} examples (the first: {rows[:5]}): mend or drop them")
+        where = f"in {len(rows)} examples (the first: {rows[:5]})"
+        raise DataError(f"the {what} hold nan or infinite values, {where}: mend or drop them")
 
 
 def probe(run: Run) -> tuple[dict[tuple[str, str], tuple[int, ...]], int | None]:
@@ -73,10 +74,9 @@ def probe(run: Run) -> tuple[dict[tuple[str, str], tuple[int, ...]], int | None]
     finite("inputs", batch.view("x"))
     shapes: dict[tuple[str, str], tuple[int, ...]] = {}
     with torch.no_grad(), torch.random.fork_rng(devices=cuda_devices(run)):
-        nets = [("student", net, lambda net=net: net.eval()(batch.view("x"))) for net in reversed(run.students)]
-        nets += [("teacher", net, lambda net=net: net(batch.view("x"), "x", batch.index)) for net in reversed(run.teachers)]
-        for role, net, ask in nets:
-            output = asked(role, net, ask, batch)
+        nets = [("student", net.eval()) for net in run.students] + [("teacher", net) for net in run.teachers]
+        for role, net in reversed(nets):  # the first of several has the last word
+            output = ask(role, net, batch)
             for name in output.signals:
                 signal = output[name]
                 if isinstance(signal, Tensor):
@@ -84,13 +84,16 @@ def probe(run: Run) -> tuple[dict[tuple[str, str], tuple[int, ...]], int | None]
     student = shapes.get(("student", ".logits"))
     classes = run.train_data.num_classes
     if student is not None and classes is not None and len(student) == 2 and student[1] < classes:
-        raise ShapeError(f"the data has {classes} classes and the student gives {student[1]} logits: build it with {classes} classes")
+        raise ShapeError(
+            f"the data has {classes} classes and the student gives {student[1]} logits: build it with {classes} classes"
+        )
     return shapes, student[1] if student is not None and len(student) == 2 else classes
 
 
-def asked(role: str, net: Any, ask: Any, batch: Batch) -> Output:
+def ask(role: str, net: Any, batch: Batch) -> Output:
+    """The output of a model on the batch; an input that it cannot take is described."""
     try:
-        output: Output = ask()
+        output: Output = net(batch.view("x"), "x", batch.index)
     except (TypeError, RuntimeError, ValueError) as error:
         if isinstance(error, ShapeError | SettingError | DataError):
             raise

@@ -1,13 +1,13 @@
 """What can go wrong, and how it is said: what came, what was there, what to type.
 
-    LimbeckError
-    ├── SettingError      a setting that cannot be used            (also a ValueError)
-    ├── SignalError       a layer, view or signal that is not there (also a LookupError)
-    ├── ShapeError        two signals that cannot be compared       (also a ValueError)
-    ├── DataError         examples that cannot be trained on        (also a ValueError)
-    ├── UnknownName       a name that nothing is registered under   (also a LookupError)
-    ├── CheckpointError   a file that cannot be loaded              (also a ValueError)
-    └── Interrupted       ctrl-C; the run is saved and can go on    (also a KeyboardInterrupt)
+LimbeckError
+├── SettingError      a setting that cannot be used            (also a ValueError)
+├── SignalError       a layer, view or signal that is not there (also a LookupError)
+├── ShapeError        two signals that cannot be compared       (also a ValueError)
+├── DataError         examples that cannot be trained on        (also a ValueError)
+├── UnknownName       a name that nothing is registered under   (also a LookupError)
+├── CheckpointError   a file that cannot be loaded              (also a ValueError)
+└── Interrupted       ctrl-C; the run is saved and can go on    (also a KeyboardInterrupt)
 """
 
 from __future__ import annotations

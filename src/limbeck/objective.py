@@ -170,7 +170,11 @@ class Scaled(Composite):
 
     def __post_init__(self) -> None:
         inner = self.objective
-        if isinstance(inner, Scaled) and not isinstance(self.weight, Schedule) and not isinstance(inner.weight, Schedule):
+        if (
+            isinstance(inner, Scaled)
+            and not isinstance(self.weight, Schedule)
+            and not isinstance(inner.weight, Schedule)
+        ):
             object.__setattr__(self, "weight", self.weight * inner.weight)  # 2 * (3 * x) is 6 * x
             object.__setattr__(self, "objective", inner.objective)
 

@@ -47,14 +47,18 @@ class Method:
         missing = [name for name, each in known.items() if each.default is each.empty and name not in settings]
         if missing:
             typed = " ".join(f"--method.{name}={self.example.get(name, '...')}" for name in missing)
-            raise SettingError(f"{self.name} has no default for {', '.join(missing)} (the paper gives none): say e.g. {typed}")
+            raise SettingError(
+                f"{self.name} has no default for {', '.join(missing)} (the paper gives none): say e.g. {typed}"
+            )
         return self.build(**settings)
 
 
 METHODS: dict[str, Method] = {}
 
 
-def method(*, paper: str, needs: Iterable[str] = (), example: Mapping[str, Any] | None = None) -> Callable[[Build], Build]:
+def method(
+    *, paper: str, needs: Iterable[str] = (), example: Mapping[str, Any] | None = None
+) -> Callable[[Build], Build]:
     """Register a function `(**settings) -> Objective` under its own name, in the family of its file."""
 
     def register(build: Build) -> Build:
@@ -111,7 +115,7 @@ def read(code: str) -> Any:
     import limbeck
 
     known = {name: getattr(limbeck, name) for name in limbeck.CODE}
-    known |= {name: entry for name, entry in ((m.name, m) for m in every())}
+    known |= {each.name: each for each in every()}
 
     def walk(node: ast.AST) -> Any:
         match node:
@@ -131,14 +135,20 @@ def read(code: str) -> Any:
                 return walk(left) / walk(right)
             case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
                 if name not in known:
-                    raise UnknownName(f"{name!r} in {code!r} is no objective, schedule or method; {nearest(name, known)}")
+                    raise UnknownName(
+                        f"{name!r} in {code!r} is no objective, schedule or method; {nearest(name, known)}"
+                    )
                 named = {each.arg: walk(each.value) for each in keywords if each.arg is not None}
                 try:
                     return known[name](*map(walk, args), **named)
                 except TypeError as error:
-                    raise SettingError(f"{name} in {code!r}: {error}; it is {name}{inspect.signature(known[name])}") from error
+                    raise SettingError(
+                        f"{name} in {code!r}: {error}; it is {name}{inspect.signature(known[name])}"
+                    ) from error
             case _:
-                raise SettingError(f"{ast.unparse(node)!r} in {code!r}: only calls, numbers, texts, tuples, + and * are read")
+                raise SettingError(
+                    f"{ast.unparse(node)!r} in {code!r}: only calls, numbers, texts, tuples, + and * are read"
+                )
 
     try:
         return walk(ast.parse(code, mode="eval"))

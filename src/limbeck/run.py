@@ -115,13 +115,15 @@ class Run:
         students = list(self.student) if isinstance(self.student, Sequence) else [self.student]
         teachers = [] if self.teacher is None else self.teacher
         self.students: list[Net] = [as_net(student) for student in students]
-        self.teachers = [as_teacher(teacher) for teacher in (teachers if isinstance(teachers, Sequence) else [teachers])]
+        self.teachers = [
+            as_teacher(teacher) for teacher in (teachers if isinstance(teachers, Sequence) else [teachers])
+        ]
         for role, layer in sorted(self.method.reads):
             for net in self.students if role == "student" else self.teachers:
                 net.read([layer], owner=role)
         self.memory_format = self.pick_memory_format()
         for module in [*self.students, *(teacher for teacher in self.teachers if isinstance(teacher, nn.Module))]:
-            module.to(fabric.device, memory_format=self.memory_format)
+            module.to(fabric.device).to(memory_format=self.memory_format)  # type: ignore[call-overload]
         self.rng = torch.Generator().manual_seed(self.seed)
         self.local_rng = torch.Generator().manual_seed(self.seed + 1 + fabric.global_rank)
         self.epoch = self.done = self.steps_done = 0  # done: steps of this epoch
@@ -256,7 +258,9 @@ class Run:
         """This rank's micro-batches of each optimiser step."""
         world, rank = self.fabric.world_size, self.fabric.global_rank
         groups = [list(step.tensor_split(world)[rank].tensor_split(self.num_micros(len(step)))) for step in ids]
-        batches = self.train_data.batches([micro for group in groups for micro in group], seed=self.seed, epoch=self.epoch)
+        batches = self.train_data.batches(
+            [micro for group in groups for micro in group], seed=self.seed, epoch=self.epoch
+        )
         for group in groups:
             yield [self.on_device(next(batches)) for _ in group]
 
@@ -291,8 +295,8 @@ class Run:
         }
         if not math.isfinite(row["loss"]):
             raise DataError(
-                f"the loss is {row['loss']} in epoch {row['epoch']} (terms: {terms}); the last checkpoint is from before. "
-                f"Lower the learning rate, set clip=1.0, or look at the inputs"
+                f"the loss is {row['loss']} in epoch {row['epoch']} (terms: {terms}); the last checkpoint is from "
+                f"before. Lower the learning rate, set clip=1.0, or look at the inputs"
             )
         if self.test_data is not None:
             row |= self.evaluate()
@@ -307,7 +311,7 @@ class Run:
     def mean_over_ranks(self, part: Tensor) -> float:
         return float(self.fabric.all_reduce(part, reduce_op="sum"))  # type: ignore[arg-type]
 
-    # ---- judging ------------------------------------------------------------------------------------------------------
+    # ---- judging ----------------------------------------------------------------------------------------------------
 
     def predict(self, net: Any, data: Data | None = None) -> Tensor:
         """Logits (n, classes) of a model on the test data, in eval mode, on the CPU."""
@@ -338,7 +342,9 @@ class Run:
 
     def log(self, row: Row) -> None:
         numbers = {name: number for name, number in row.items() if isinstance(number, int | float)}
-        self.fabric.log_dict(numbers | {f"terms/{name}": part for name, part in row["terms"].items()}, step=self.steps_done)
+        self.fabric.log_dict(
+            numbers | {f"terms/{name}": part for name, part in row["terms"].items()}, step=self.steps_done
+        )
         if self.folder is not None and self.fabric.is_global_zero:
             folder = Path(self.folder)
             folder.mkdir(parents=True, exist_ok=True)
@@ -346,7 +352,7 @@ class Run:
             with open(folder / "metrics.jsonl", mode) as file:
                 file.write(json.dumps(row) + "\n")
 
-    # ---- saving -------------------------------------------------------------------------------------------------------
+    # ---- saving -----------------------------------------------------------------------------------------------------
 
     @property
     def checkpoint(self) -> Path | None:
@@ -392,8 +398,12 @@ class Run:
             if saved["method"] != repr(self.method):
                 raise CheckpointError(f"{path} is of the method {saved['method']}; this run's is {self.method!r}")
             if len(saved["streams"][0]) != self.fabric.world_size:
-                raise CheckpointError(f"{path} is of {len(saved['streams'][0])} ranks; this run has {self.fabric.world_size}")
-            self.fabric.load(path, {"bundle": self.module, "optimizer": self.torch_optimizer}, weights_only=True, strict=False)
+                raise CheckpointError(
+                    f"{path} is of {len(saved['streams'][0])} ranks; this run has {self.fabric.world_size}"
+                )
+            self.fabric.load(
+                path, {"bundle": self.module, "optimizer": self.torch_optimizer}, weights_only=True, strict=False
+            )
         except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError) as error:
             raise CheckpointError(f"{path} is no checkpoint of this run: {error}") from error
         self.epoch, self.done, self.steps_done = saved["progress"]

@@ -93,7 +93,7 @@ class Tap:
     def keep(self, value: Any) -> None:
         value = value[0] if isinstance(value, tuple) else value  # (output, attention weights, ...): the first
         if not isinstance(value, Tensor):
-            raise SignalError(f"layer {self.name!r} gives a {type(value).__name__}, not a tensor: tap a layer within it")
+            raise SignalError(f"layer {self.name!r} gives a {type(value).__name__}, no tensor: tap a layer within it")
         self.kept = value
 
     def take(self) -> Tensor:
@@ -105,6 +105,9 @@ class Tap:
 
 class Normalize(nn.Module):
     """(x - mean) / std per channel, for images (b, c, h, w). Teacher and student may each have their own."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -125,6 +128,7 @@ class Net(nn.Module):
     inputs: applied to the input first, e.g. this model's own `Normalize(mean, std)`.
     head: path of the last layer, whose input is the embedding; by default the last `nn.Linear`.
 
+    Called with inputs, and with the view's name and the examples' ids, which only other kinds of teachers need.
     The result may be a tensor (the logits), a tuple (the logits come first), a mapping or a Hugging Face ModelOutput
     (with a key "logits"; "hidden_states" and "attentions" are read as well).
     """
@@ -146,7 +150,7 @@ class Net(nn.Module):
         self.head = head
         self.taps: dict[str, Tap] = {}
 
-    def forward(self, x: Any) -> Output:
+    def forward(self, x: Any, view: str = "x", index: Tensor | None = None) -> Output:
         raw = self.hand_over(self.module, x if self.inputs is None else self.inputs(x))
         signals = as_signals(raw)
         for name, tap in self.taps.items():
@@ -177,17 +181,21 @@ class Net(nn.Module):
                 self.layer(name, owner).register_forward_hook(tap.output)
             self.taps[name] = tap
 
+    @property
+    def kind(self) -> str:
+        return type(self.module).__name__
+
     def layer(self, path: str, owner: str) -> nn.Module:
-        layers = dict(self.module.named_modules())
+        layers: dict[str, nn.Module] = dict(self.module.named_modules())
         if path not in layers or not path:
-            raise SignalError(f"the {owner} ({type(self.module).__name__}) has no layer {path!r}; {nearest(path, layers)}")
+            raise SignalError(f"the {owner} ({self.kind}) has no layer {path!r}; {nearest(path, layers)}")
         return layers[path]
 
     def last_linear(self, owner: str) -> str:
-        linear = [path for path, layer in self.module.named_modules() if isinstance(layer, nn.Linear) and path]
+        linear: list[str] = [path for path, layer in self.module.named_modules() if isinstance(layer, nn.Linear)]
         if not linear:
             raise SignalError(
-                f"the {owner} ({type(self.module).__name__}) has no nn.Linear whose input could be its embedding: "
+                f"the {owner} ({self.kind}) has no nn.Linear whose input could be its embedding: "
                 f"name its last layer, Net(model, head='...')"
             )
         return linear[-1]
@@ -197,7 +205,7 @@ class Net(nn.Module):
         flag = "output_hidden_states" if name == HIDDEN else "output_attentions"
         if config is None or not hasattr(config, flag):
             raise SignalError(
-                f"the {owner} ({type(self.module).__name__}) has no config.{flag} to ask for {name!r}: "
+                f"the {owner} ({self.kind}) has no config.{flag} to ask for {name!r}: "
                 f"return a mapping with 'hidden_states' or 'attentions' by Net(model, forward=...)"
             )
         setattr(config, flag, True)
@@ -227,12 +235,15 @@ def as_signals(raw: Any) -> dict[str, Signal]:
         named = {"logits": ".logits", "hidden_states": HIDDEN, "attentions": ATTENTION, "embedding": EMBEDDING}
         signals: dict[str, Signal] = {}
         for key, signal in raw.items():
+            name = named.get(key, str(key))
             if isinstance(signal, Tensor):
-                signals[named.get(key, key)] = signal
+                signals[name] = signal
             elif isinstance(signal, tuple | list) and signal and all(isinstance(part, Tensor) for part in signal):
-                signals[named.get(key, key)] = tuple(signal)
+                signals[name] = tuple(signal)
         if not signals:
-            raise SignalError(f"the model returned a mapping without a tensor (keys {list(raw)}); use Net(model, forward=...)")
+            raise SignalError(
+                f"the model returned a mapping without a tensor ({list(raw)}); use Net(model, forward=...)"
+            )
         return signals
     if isinstance(raw, tuple | list) and raw and isinstance(raw[0], Tensor):
         return {".logits": raw[0]}
@@ -245,4 +256,5 @@ def as_signals(raw: Any) -> dict[str, Signal]:
 def same_shape(what: str, student: Tensor, teacher: Tensor, mend: str) -> None:
     """Raise ShapeError unless both have one shape; `mend` says what to type."""
     if student.shape != teacher.shape:
-        raise ShapeError(f"{what}: the student gives {tuple(student.shape)}, the teacher {tuple(teacher.shape)}; {mend}")
+        shapes = f"the student gives {tuple(student.shape)}, the teacher {tuple(teacher.shape)}"
+        raise ShapeError(f"{what}: {shapes}; {mend}")

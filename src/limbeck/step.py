@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 class Player:
     """One model within one step: it runs on each named view at most once, whoever asks."""
 
-    def __init__(self, step: Step, name: str, ask: Callable[[Any, str, Tensor], Output]) -> None:
-        self.step, self.name, self.ask = step, name, ask
+    def __init__(self, step: Step, name: str, model: Callable[[Any, str, Tensor], Output]) -> None:
+        self.step, self.name, self.model = step, name, model
         self.seen: dict[str, Output] = {}
 
     def __call__(self, view: str = "x") -> Output:
         if view not in self.seen:
-            self.seen[view] = self.ask(self.step.view(view), view, self.step.index)
+            self.seen[view] = self.model(self.step.view(view), view, self.step.index)
         return self.seen[view]
 
     def join(self, *views: str) -> list[Output]:
@@ -41,7 +41,7 @@ class Player:
             )
         if not alone:
             inputs = [self.step.view(view) for view in views]
-            whole = self.ask(concatenate(inputs), "+".join(views), self.step.index)
+            whole = self.model(concatenate(inputs), "+".join(views), self.step.index)
             self.seen.update(zip(views, whole.split([self.step.rows] * len(views)), strict=True))
         return [self.seen[view] for view in views]
 
@@ -57,7 +57,7 @@ class Step:
 
     def __init__(self, run: Run, batch: Batch, clock: Clock, epoch: int) -> None:
         self.run, self.batch, self.clock, self.epoch = run, batch, clock, epoch
-        self.students = tuple(Player(self, "student", lambda x, view, index, net=net: net(x)) for net in run.students)
+        self.students = tuple(Player(self, "student", net) for net in run.students)
         self.teachers = tuple(Player(self, "teacher", teacher) for teacher in run.teachers)
         self.counts: Mapping[str | None, Tensor | int] = {}
         self.kept: dict[str, Tensor] = {}
@@ -72,7 +72,7 @@ class Step:
             have = f"{len(self.teachers)} teachers" if self.teachers else "no teacher"
             raise SettingError(
                 f"this method asks for one teacher and the run has {have}: "
-                + ("give Run(teacher=...)" if not self.teachers else "use a method for a committee, or Committee(*models)")
+                + ("use a method for several, or Committee(*models)" if self.teachers else "give Run(teacher=...)")
             )
         return self.teachers[0]
 

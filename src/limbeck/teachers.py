@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -98,12 +98,12 @@ class EMA(Still):
         super().__init__()
         if not 0 <= decay < 1:
             raise SettingError(f"decay is in [0, 1); got {decay}")
-        self.average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
+        self.average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
         self.requires_grad_(False)
         self.train()
 
     def follow(self, net: nn.Module) -> None:
-        self.average.update_parameters(net)  # type: ignore[no-untyped-call]
+        self.average.update_parameters(net)
 
     def forward(self, x: Any) -> Output:
         with torch.no_grad():
@@ -136,12 +136,9 @@ def as_teacher(teacher: Any) -> Any:
         return Frozen(teacher)
     if isinstance(teacher, nn.Module) or is_teacher(teacher):
         return teacher
-    raise SettingError(f"a teacher is an nn.Module or has read() and __call__(x, view, index); got a {type(teacher).__name__}")
+    kind = type(teacher).__name__
+    raise SettingError(f"a teacher is an nn.Module, or has read() and __call__(x, view, index); got a {kind}")
 
 
 def is_teacher(teacher: Any) -> bool:
     return isinstance(teacher, Teacher) and not isinstance(teacher, Net)
-
-
-def as_sequence(models: Any) -> Sequence[Any]:
-    return models if isinstance(models, Sequence) else [models]

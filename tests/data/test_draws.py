@@ -4,7 +4,7 @@ from hashlib import blake2b
 
 import pytest
 import torch
-from scipy import stats
+from scipy import stats  # type: ignore[import-untyped]
 from torch import Tensor
 
 from limbeck.data.draws import integers, normal, uniform
@@ -57,7 +57,7 @@ def test_reproducible_whatever_the_global_state() -> None:
 def test_rows_follow_ids_and_columns_are_a_prefix() -> None:
     order = torch.randperm(4000, generator=torch.Generator().manual_seed(0))
     assert torch.equal(draw(index=order), draw()[order])
-    assert torch.equal(torch.cat([draw(index=part) for part in IDS.split(7)]), draw())
+    assert torch.equal(torch.cat([draw(index=part) for part in torch.split(IDS, 7)]), draw())
     assert torch.equal(draw(n=2), draw()[:, :2])
     assert torch.equal(
         normal(0, IDS, epoch=0, stream="s", n=2), normal(0, IDS, epoch=0, stream="s", n=3)[:, :2]
@@ -102,7 +102,7 @@ def test_integers() -> None:
     k = integers(0, IDS, epoch=0, stream="k", n=5, high=7)
     assert k.dtype == torch.int64
     assert stats.chisquare(k.flatten().bincount(minlength=7).numpy()).pvalue > 1e-3
-    assert integers(0, IDS, epoch=0, stream="k", n=2, high=1).unique().tolist() == [0]
+    assert not integers(0, IDS, epoch=0, stream="k", n=2, high=1).any()
     large = integers(0, IDS, epoch=0, stream="k", n=2, high=2**62)
     assert large.min() >= 0
     assert large.max() > 2**61
@@ -113,7 +113,7 @@ def test_integers_with_a_bound_per_example() -> None:
     k = integers(0, IDS, epoch=0, stream="k", n=50, high=high)
     assert (k >= 0).all()
     assert (k < high).all()
-    assert torch.equal(k.amax(1), high[:, 0] - 1) or (k.amax(1) == high[:, 0] - 1).float().mean() > 0.95
+    assert (k.amax(1) == high[:, 0] - 1).float().mean() > 0.95
     row = integers(0, IDS[5:6], epoch=0, stream="k", n=50, high=6)
     assert torch.equal(k[5:6], row)
 

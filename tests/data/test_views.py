@@ -85,7 +85,7 @@ def test_each_example_by_itself(view: View, c: int) -> None:
 def test_other_ids_and_seeds_get_other_images(view: View) -> None:
     x = images(1).expand(64, -1, -1, -1)
     out = view(x, drawing(torch.arange(64)))
-    assert len(out.flatten(1).unique(dim=0)) > 1
+    assert len(torch.unique(out.flatten(1), dim=0)) > 1
     assert not torch.equal(out, view(x, drawing(torch.arange(64), seed=1)))
 
 
@@ -160,10 +160,12 @@ def test_the_links_of_a_chain_draw_for_themselves() -> None:
 def test_randaugment_uses_every_operation_and_strength() -> None:
     """The operation's draw picks among 14 for colour images and 13 for grey ones, each alike."""
     for c, count in ((3, 14), (1, 13)):
-        x = images(1, c, 28, 28).expand(count, -1, -1, -1)  # with too few pixels, Equalize does nothing
+        x = 0.1 + 0.8 * images(1, c, 28, 28).expand(
+            count, -1, -1, -1
+        )  # pale and large, so that all have something to do
         choices = [[(i + 0.5) / count] for i in range(count)]
         out = RandAugment(1)(x, given(operation=choices, strength=[[0.2]] * count))
-        assert len(out.flatten(1).unique(dim=0)) == count
+        assert len(torch.unique(out.flatten(1), dim=0)) == count
         assert torch.equal(out[0], x[0])  # the first is the identity
     extremes = [[0.0], [1 - 2**-24]]
     for i in range(14):

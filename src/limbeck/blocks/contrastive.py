@@ -25,6 +25,10 @@ class ContrastState(nn.Module):
     bank_s: Tensor
     bank_t: Tensor
     log_z: Tensor
+    labels: Tensor
+    order: Tensor
+    counts: Tensor
+    starts: Tensor
 
     def __init__(self, student: int, teacher: int, dim: int, labels: Tensor) -> None:
         super().__init__()
@@ -43,10 +47,10 @@ class ContrastState(nn.Module):
 
     def others(self, index: Tensor, u: Tensor) -> Tensor:
         """(b, k) ids of examples of other classes, one per uniform number u (b, k)."""
-        block = self.labels[index].unsqueeze(1) + 1  # type: ignore[index]
-        own, start = self.counts[block], self.starts[block]  # type: ignore[index]
+        block = self.labels[index].unsqueeze(1) + 1
+        own, start = self.counts[block], self.starts[block]
         place = (u * (len(self.bank_s) - own)).long()
-        return self.order[place + own * (place >= start)]  # type: ignore[index,no-any-return]
+        return self.order[place + own * (place >= start)]
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,8 @@ class CRD(Objective):
         y = run.train_data.y
         # Without labels every example is a class of its own.
         labels = torch.arange(run.num_examples) if y is None or bool((y == UNLABELLED).all()) else y
-        widths = (run.shape(role, EMBEDDING)[-1] for role in ("student", "teacher"))
-        return ContrastState(*widths, self.dim, labels)
+        student, teacher = (run.shape(role, EMBEDDING)[-1] for role in ("student", "teacher"))
+        return ContrastState(student, teacher, self.dim, labels)
 
     def loss(self, step: Step, state: Any) -> Terms:
         own_s = F.normalize(state.project_s(step.student("x").embedding))
@@ -92,7 +96,8 @@ class CRD(Objective):
             # The authors' Z: the batch's mean of exp(score) times the number of examples, once.
             first = scores.detach().logsumexp((0, 1)) - torch.tensor(scores.numel() / step.run.num_examples).log()
             log_z.append(torch.where(state.log_z[side].isnan(), first, state.log_z[side]))
-            terms[f"contrast/{'student' if side == 0 else 'teacher'}"] = contrast(scores - log_z[side], noise=step.run.num_examples)
+            name = "contrast/teacher" if side else "contrast/student"
+            terms[name] = contrast(scores - log_z[side], noise=step.run.num_examples)
         step.keep(student=own_s, teacher=own_t, log_z=torch.stack(log_z).expand(step.rows, 2))
         return terms
 

@@ -25,7 +25,9 @@ def both(layer: Layer) -> tuple[str, str]:
 
 
 def reads_of(*layers: Layer) -> Reads:
-    return frozenset((role, path) for layer in layers for role, path in zip(("student", "teacher"), both(layer), strict=True))
+    return frozenset(
+        (role, path) for layer in layers for role, path in zip(("student", "teacher"), both(layer), strict=True)
+    )
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,9 @@ class CommitteeKL(Objective):
 
     def loss(self, step: Step, state: Any) -> Terms:
         if len(step.teachers) < 2:
-            raise SettingError(f"a committee has two teachers or more; the run has {len(step.teachers)}: Run(teacher=[a, b])")
+            raise SettingError(
+                f"a committee has two teachers or more; the run has {len(step.teachers)}: Run(teacher=[a, b])"
+            )
         soft = torch.stack([teacher("x").logits / self.tau for teacher in step.teachers])
         # kl softens by tau itself; a constant in the logits is no matter
         target = soft.mean(0) if self.mean == "geometric" else soft.log_softmax(-1).logsumexp(0)

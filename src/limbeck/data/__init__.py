@@ -257,8 +257,8 @@ def as_data(source: Any, **settings: Any) -> Data:
     if isinstance(source, DataLoader):
         if source.batch_sampler is None or not isinstance(source.sampler, RandomSampler | SequentialSampler):
             raise DataError(
-                f"this DataLoader has its own sampler ({type(source.sampler).__name__}); the run draws its batches itself, "
-                f"to resume and replay them: pass the loader's dataset"
+                f"this DataLoader has its own sampler ({type(source.sampler).__name__}); the run draws its batches "
+                f"itself, to resume and replay them: pass the loader's dataset"
             )
         collate = None if source.collate_fn is torch.utils.data.default_collate else source.collate_fn
         return Data(source.dataset, workers=source.num_workers, collate=collate, **settings)

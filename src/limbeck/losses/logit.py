@@ -24,9 +24,7 @@ def cross_entropy(
     return flat.view(target.shape)
 
 
-def kl(
-    student: Float[Tensor, "*b c"], teacher: Float[Tensor, "*b c"], *, tau: float = 1.0
-) -> Float[Tensor, "*b"]:
+def kl(student: Float[Tensor, "*b c"], teacher: Float[Tensor, "*b c"], *, tau: float = 1.0) -> Float[Tensor, "*b"]:
     """KL(teacher || student) in nats between softmax(logits / tau), times tau**2, so that the gradient's size does
     not depend on the temperature (Hinton et al. 2015, section 2)."""
     if tau <= 0:
