@@ -11,6 +11,32 @@ from typing import Any, TypeVar
 from limbeck.errors import SettingError, UnknownName, nearest
 from limbeck.objective import Objective
 
+#: Public names that the code of a method or an optimiser is made of, beside the methods themselves.
+CODE = (
+    "CE",
+    "CRD",
+    "KL",
+    "RKD",
+    "SGD",
+    "AdamW",
+    "AttentionTransfer",
+    "CommitteeKL",
+    "Cosine",
+    "EMAPseudoLabel",
+    "Hint",
+    "MultiStep",
+    "PastSelf",
+    "Peers",
+    "PseudoLabel",
+    "Ramp",
+    "Stages",
+    "TeacherConfidence",
+    "TeacherEntropy",
+    "TeacherRight",
+    "Warmup",
+    "Weighted",
+)
+
 Build = TypeVar("Build", bound=Callable[..., Objective])
 
 
@@ -114,7 +140,7 @@ def read(code: str) -> Any:
     """
     import limbeck
 
-    known = {name: getattr(limbeck, name) for name in limbeck.CODE}
+    known = {name: getattr(limbeck, name) for name in CODE}
     known |= {each.name: each for each in every()}
 
     def walk(node: ast.AST) -> Any:

@@ -16,7 +16,8 @@ class Chunked:
     """`Chunked(kl, pieces=8)(s, t, tau=2.0)`: the same numbers as `kl(s, t, tau=2.0)` with an eighth of its
     intermediate memory. The rows are taken piece by piece, and each piece is computed again in the backward pass.
 
-    loss: any function of tensors with equal first dimensions that gives one number per row.
+    loss: any function of tensors with equal first dimensions that gives one number per row and looks at that row alone;
+        not for losses of relations between rows.
     """
 
     loss: Callable[..., Tensor]

@@ -37,14 +37,14 @@ class SampledScores(torch.autograd.Function):
 def sampled_scores(
     queries: Float[Tensor, "b d"], bank: Float[Tensor, "n d"], index: Int[Tensor, "b k"]
 ) -> Float[Tensor, "b k"]:
-    """scores[i, j] = queries[i] . bank[index[i, j]]; the gradient goes to the queries."""
-    scores: Tensor = SampledScores.apply(queries, bank.detach(), index)  # type: ignore[no-untyped-call]
+    """scores[i, j] = queries[i] . bank[index[i, j]], in the bank's precision; the gradient goes to the queries."""
+    scores: Tensor = SampledScores.apply(queries.to(bank.dtype), bank.detach(), index)  # type: ignore[no-untyped-call]
     return scores
 
 
 def contrast(log_ratio: Float[Tensor, "b k"], *, noise: int) -> Float[Tensor, " b"]:
     """Noise-contrastive estimation against `k - 1` draws from the uniform distribution over `noise` examples
-    (Tian et al. 2020, equation 19 and the authors' ContrastLoss).
+    (Tian et al. 2020, equation 19 and the authors' ContrastLoss, without its 1e-7 in the denominators).
 
     log_ratio: log of the unnormalised model's probability, exp(score / T) / Z; column 0 is the positive.
     """

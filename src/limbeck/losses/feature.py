@@ -9,7 +9,7 @@ from torch import Tensor
 from limbeck.signals import same_shape
 
 
-def mse(student: Float[Tensor, b * d], teacher: Float[Tensor, b * d]) -> Float[Tensor, " b"]:
+def mse(student: Float[Tensor, "b *d"], teacher: Float[Tensor, "b *d"]) -> Float[Tensor, " b"]:
     """Mean squared difference over all features of an example."""
     same_shape("features", student, teacher, "map one to the other with a bridge: Hint(layer) has one")
     return (student - teacher).square().flatten(1).mean(1)

@@ -35,7 +35,10 @@ def rkd_angle(student: Float[Tensor, "b d1"], teacher: Float[Tensor, "b d2"]) ->
     (Park et al. 2019, equations 8-10; the authors' RKdAngle). Memory is b**3."""
 
     def cosines(x: Tensor) -> Tensor:
-        directions = F.normalize(x[None] - x[:, None], dim=2)
+        differences = x[None] - x[:, None]
+        lengths = differences.norm(dim=2, keepdim=True)
+        # equal rows have no direction, and no gradient (F.normalize would give them one times 1e12)
+        directions = differences / lengths.masked_fill(lengths == 0, torch.inf)
         return directions @ directions.transpose(1, 2)
 
     with torch.no_grad():

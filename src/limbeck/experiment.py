@@ -1,0 +1,373 @@
+"""A whole distillation as a value: what `limbeck distill` runs, run.yaml holds and a report shows.
+
+run.yaml  ->  teacher (trained, or its weights loaded)  ->  student alone  ->  student distilled  ->  report.html
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from limbeck import registry
+from limbeck.blocks.logit import CE
+from limbeck.data import Data, as_data
+from limbeck.data.named import Images, few_labels, load
+from limbeck.data.views import strong, weak
+from limbeck.errors import CheckpointError, SettingError, nearest
+from limbeck.models import build
+from limbeck.objective import Objective
+from limbeck.run import Run, Watcher
+from limbeck.signals import Net, Normalize
+
+ALONE, DISTILLED, TEACHER = "student alone", "student distilled", "teacher"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All settings of a distillation; run.yaml is this, field by field.
+
+    data: "digits", "fashion-mnist" or "module:function" giving (train, test). examples: training examples to use,
+        None: all. labels: labels per class that the student may see, None: all; the rest is unlabelled.
+        unlabelled: unlabelled rows per labelled row of a batch, None: as they come. augment: crop (and flip) view x.
+    teacher, student: names or "module:function"; several, with commas, for a committee or for peers.
+    teacher_weights: safetensors files instead of training the teachers here, which is done on all labels.
+    method: a name with `settings`, or code such as "CE() + 0.9 * KL(4.0)". optimizer: code, e.g. "AdamW(0.001)".
+    alone: also train the student alone, on the labels, with the same batches and budget.
+    """
+
+    data: str = "digits"
+    teacher: str | None = "resnet8x4"
+    student: str = "resnet8"
+    method: str = "kd"
+    settings: Mapping[str, Any] | None = None
+    examples: int | None = None
+    labels: int | None = None
+    unlabelled: float | None = None
+    augment: bool = False
+    epochs: int = 30
+    teacher_epochs: int = 30
+    batch_size: int = 128
+    micro_batch: int | None = None
+    optimizer: str = "SGD(lr=Cosine(start=0.05))"
+    clip: float | None = None
+    seed: int = 0
+    teacher_weights: str | None = None
+    alone: bool = True
+    precision: str = "32-true"
+    accelerator: str = "auto"
+    devices: int = 1
+    compile: bool = False
+
+    @classmethod
+    def read(cls, path: Path) -> Experiment:
+        """From a run.yaml; an unknown or missing-typed field is named."""
+        loaded = yaml.safe_load(path.read_text())
+        if not isinstance(loaded, dict):
+            raise SettingError(f"{path} holds no settings (a mapping of names to values)")
+        loaded.pop("limbeck", None)
+        return cls().with_settings(**loaded)
+
+    def with_settings(self, **settings: Any) -> Experiment:
+        known = [each.name for each in fields(self)]
+        for name in settings:
+            if name not in known:
+                raise SettingError(f"there is no setting {name!r}; {nearest(name, known)}")
+        return replace(self, **settings)
+
+    def write(self, path: Path) -> None:
+        from limbeck import __version__
+
+        write_whole(path, yaml.safe_dump({"limbeck": __version__, **asdict(self)}, sort_keys=False))
+
+    def objective(self) -> Objective:
+        return registry.make(self.method, **(self.settings or {}))
+
+
+@dataclass
+class Material:
+    """What an experiment's settings stand for: data and freshly built models."""
+
+    experiment: Experiment
+    train: Data
+    test: Data
+    full: Data  # the training examples with all their labels, for the teacher
+    classes: tuple[str, ...]
+    example: Tensor
+
+    def model(self, name: str, seed: int) -> Net:
+        torch.manual_seed(seed)
+        channels, *size = self.example.shape[1:]
+        module = build(name, channels=channels, classes=len(self.classes), size=(size[0], size[1]))
+        pixels = self.full.x[:5000].float().div(255)
+        mean, std = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3)).clamp(min=1e-3)
+        return Net(module, inputs=Normalize(mean.tolist(), std.tolist()))
+
+
+def prepare(experiment: Experiment) -> Material:
+    """Load the data and cut it as the settings say."""
+    train, test = load(experiment.data)
+    if not isinstance(train, Images):
+        raise SettingError(f"{experiment.data} gives {type(train).__name__}; limbeck.data.named.Images are needed here")
+    x, y = train.x, train.y
+    if experiment.examples is not None and experiment.examples < len(x):
+        chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[: experiment.examples]
+        x, y = x[chosen], y[chosen]
+    flip = experiment.data == "fashion-mnist"  # a mirrored digit is another digit
+    pad = max(1, x.shape[-1] // 10)
+    views: dict[str, Any] = {"strong": strong(flip=flip, pad=pad)}
+    if experiment.augment or "strong" in needs(experiment):
+        views["x"] = weak(flip=flip, pad=pad)
+    kept = y if experiment.labels is None else few_labels(y, experiment.labels, seed=experiment.seed)
+    full = Data(x, y, views=views, classes=train.classes)
+    return Material(
+        experiment, Data(x, kept, views=views, classes=train.classes), as_data(test), full, train.classes, x[:1]
+    )
+
+
+def needs(experiment: Experiment) -> frozenset[str]:
+    """What the method needs; of one given as code nothing is known beforehand."""
+    return frozenset() if "(" in experiment.method else registry.find(experiment.method).needs
+
+
+def distil(experiment: Experiment, folder: Path, *, resume: bool = False, watch: Watch | None = None) -> dict[str, Any]:
+    """Run all of it in `folder`; the result that result.json holds and report.html shows.
+
+    A killed or interrupted experiment goes on with `resume=True`: finished parts are loaded, the broken one continues
+    from its last checkpoint, to the same weights to the bit.
+    """
+    method, wants = experiment.objective(), needs(experiment)
+    folder.mkdir(parents=True, exist_ok=True)
+    refuse_mixture(experiment, folder, resume)
+    experiment.write(folder / "run.yaml")
+    material = prepare(experiment)
+    watch = watch or Watch()
+    teachers = train_teachers(material, folder, resume, watch)
+    if wants & {"teacher", "teachers"} and not teachers:
+        raise SettingError(f"method {experiment.method} learns from a teacher: give --teacher resnet20x4, say")
+    runs: dict[str, Run] = {}
+    if experiment.alone and experiment.method != "supervised" and material.train.y is not None:
+        runs[ALONE] = student_run(material, CE(), [], folder / "alone", watch.of(ALONE, experiment.epochs))
+    name = "student" if experiment.method == "supervised" else DISTILLED
+    runs[name] = student_run(material, method, teachers, folder, watch.of(name, experiment.epochs))
+    for run in runs.values():
+        run.fit(resume=resume)
+    save_model(runs[name].students[0], folder / "student.safetensors")
+    result = judge(material, teachers, runs)
+    write_whole(folder / "result.json", json.dumps(result, indent=1))
+    from limbeck import report
+
+    report.write(folder / "report.html", result)
+    return result
+
+
+class Watch:
+    """Gives each part of an experiment its watcher; this one gives none."""
+
+    def of(self, part: str, epochs: int) -> Watcher | None:
+        return None
+
+
+def student_run(
+    material: Material, method: Objective, teachers: Sequence[nn.Module], folder: Path, watcher: Watcher | None
+) -> Run:
+    """A student's run; alone or distilled, it starts from the same weights and sees the same batches."""
+    e = material.experiment
+    names = e.student.split(",")
+    alone = not teachers and isinstance(method, CE)
+    students = [material.model(name, seed=e.seed + 1000 * i) for i, name in enumerate(names[:1] if alone else names)]
+    return Run(
+        student=students,
+        teacher=list(teachers) or None,
+        method=method,
+        data=material.train,
+        test=material.test,
+        epochs=e.epochs,
+        batch_size=e.batch_size,
+        micro_batch=e.micro_batch,
+        unlabelled=e.unlabelled,
+        optimizer=registry.read(e.optimizer),
+        clip=e.clip,
+        seed=e.seed,
+        precision=e.precision,
+        accelerator=e.accelerator,
+        devices=e.devices,
+        compile=e.compile,
+        folder=folder,
+        watcher=watcher,
+    )
+
+
+def train_teachers(material: Material, folder: Path, resume: bool, watch: Watch) -> list[Net]:
+    """The teachers, from their weights or trained here on all labels."""
+    e = material.experiment
+    if e.teacher is None:
+        return []
+    names = e.teacher.split(",")
+    files = [None] * len(names) if e.teacher_weights is None else e.teacher_weights.split(",")
+    if len(files) != len(names):
+        raise SettingError(f"{len(names)} teachers ({e.teacher}) and {len(files)} files of weights: give one each")
+    teachers = []
+    for i, (name, file) in enumerate(zip(names, files, strict=True)):
+        net = material.model(name, seed=e.seed + 1_000_000 + i)
+        if file is not None:
+            load_model(net, Path(file))
+        else:
+            place = folder / (TEACHER if len(names) == 1 else f"{TEACHER}{i}")
+            part = TEACHER if len(names) == 1 else f"{TEACHER} {i + 1}"
+            run = Run(
+                student=net,
+                method=CE(),
+                data=material.full,
+                epochs=e.teacher_epochs,
+                batch_size=e.batch_size,
+                optimizer=registry.read(e.optimizer),
+                clip=e.clip,
+                seed=e.seed + 1_000_000 + i,
+                precision=e.precision,
+                accelerator=e.accelerator,
+                devices=e.devices,
+                folder=place,
+                watcher=watch.of(part, e.teacher_epochs),
+            )
+            run.fit(resume=resume)
+            save_model(net, place.with_suffix(".safetensors"))
+        teachers.append(net)
+    return teachers
+
+
+def judge(material: Material, teachers: Sequence[Net], runs: Mapping[str, Run]) -> dict[str, Any]:
+    """Student beside teacher and beside the student alone: quality on the test set, cost, and where they differ."""
+    from limbeck.evaluate import cost, fidelity, scores
+
+    e, y = material.experiment, material.test.y
+    assert y is not None
+    last = list(runs.values())[-1]
+    names = [TEACHER] if len(teachers) == 1 else [f"{TEACHER} {i + 1}" for i in range(len(teachers))]
+    nets = dict(zip(names, teachers, strict=True)) | {name: run.students[0] for name, run in runs.items()}
+    logits = {name: last.predict(net, material.test) for name, net in nets.items()}
+    spent = cost(nets, material.example.float().div(255))
+    models = {}
+    for name in nets:
+        models[name] = {**scores(logits[name], y), **spent[name]}
+        if len(teachers) == 1 and name != TEACHER:
+            models[name] |= fidelity(logits[name], logits[TEACHER])
+    final = models[list(runs)[-1]]["accuracy"]
+    summary = f"{e.student} reaches {final:.1%} on {e.data}"
+    if ALONE in models:
+        gain = 100 * (final - models[ALONE]["accuracy"])
+        summary += f", {abs(gain):.1f} points {'more' if gain >= 0 else 'less'} than the same student trained alone"
+    if names and names[0] in models:
+        summary += f"; its teacher has {models[names[0]]['accuracy']:.1%}"
+    return {
+        "title": f"{e.student} on {e.data}",
+        "summary": summary + ".",
+        "method": repr(last.method),
+        "command": "limbeck distill --config run.yaml",
+        "settings": asdict(e),
+        "environment": environment(last),
+        "models": models,
+        "curves": {name: run.history for name, run in runs.items()},
+        "reliability": {name: reliability(logits[name], y) for name in nets},
+        "examples": differences(material, logits) if ALONE in runs else [],
+    }
+
+
+def environment(run: Run) -> dict[str, str]:
+    from limbeck import __version__
+
+    return {
+        "limbeck": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": run.fabric.device.type,
+        "precision": str(run.precision),
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+def reliability(logits: Tensor, y: Tensor, bins: int = 15) -> list[list[float]]:
+    """[mean confidence, accuracy, share of the examples] of each bin that is not empty."""
+    confidence, choice = logits.double().softmax(-1).max(-1)
+    right, place = (choice == y).double(), (confidence * bins).long().clamp(max=bins - 1)
+    rows = [(place == b) for b in range(bins)]
+    return [
+        [confidence[row].mean().item(), right[row].mean().item(), row.double().mean().item()]
+        for row in rows
+        if row.any()
+    ]
+
+
+def differences(material: Material, logits: Mapping[str, Tensor], most: int = 12) -> list[dict[str, Any]]:
+    """Test examples that only one of the two students gets right, those with the surest right answer first."""
+    y = material.test.y
+    assert y is not None
+    alone, distilled = logits[ALONE], logits[list(logits)[-1]]
+    found = []
+    for group, winner, loser in (("gained", distilled, alone), ("lost", alone, distilled)):
+        only = (winner.argmax(-1) == y) & (loser.argmax(-1) != y)
+        sure = winner.softmax(-1).gather(1, y.unsqueeze(1)).squeeze(1)
+        for i in sure.masked_fill(~only, -1).argsort(descending=True)[: min(most, int(only.sum()))].tolist():
+            said = {
+                role: material.classes[int(logits[name][i].argmax())]
+                for role, name in (("teacher", TEACHER), ("alone", ALONE), ("distilled", list(logits)[-1]))
+                if name in logits
+            }
+            image = material.test.x[i]
+            image = image[0] if image.shape[0] == 1 else image
+            found.append({"image": image.tolist(), "label": material.classes[int(y[i])], "group": group, **said})
+    return found
+
+
+def refuse_mixture(experiment: Experiment, folder: Path, resume: bool) -> None:
+    """A folder holds one experiment: another one's parts are neither mixed in nor overwritten unasked."""
+    path = folder / "run.yaml"
+    if not path.exists():
+        if resume and any(folder.iterdir()):
+            raise SettingError(f"{folder} has no run.yaml to resume")
+        return
+    before = Experiment.read(path)
+    if resume and before != experiment:
+        changed = [each.name for each in fields(before) if getattr(before, each.name) != getattr(experiment, each.name)]
+        raise SettingError(
+            f"{folder} was started with other {', '.join(changed)}: resume it as it was, or take another --out"
+        )
+    if not resume:
+        raise SettingError(f"{folder} holds a run already: add --resume to go on with it, or take another --out")
+
+
+def save_model(net: Net, path: Path) -> None:
+    """The bare model's weights, without Limbeck's wrapping, as safetensors."""
+    from safetensors.torch import save_model as save
+
+    temporary = path.with_name(path.name + ".partial")
+    save(net.module, str(temporary))
+    os.replace(temporary, path)
+
+
+def load_model(net: Net, path: Path) -> None:
+    """Weights that `save_model` wrote. Raises CheckpointError for anything else."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model as load
+
+    if not path.exists():
+        raise CheckpointError(f"there is no file {path}")
+    try:
+        load(net.module, str(path))
+    except (SafetensorError, RuntimeError) as error:
+        raise CheckpointError(f"{path} does not hold the weights of this {net.kind}: {error}") from error
+
+
+def write_whole(path: Path, text: str) -> None:
+    """A text file, whole or not at all."""
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(text)
+    os.replace(temporary, path)
