@@ -1,32 +1,8 @@
 """The public names and where they live; `__init__.py` imports each when it is first used."""
 
-from .blocks import (
-    CE as CE,
-    CRD as CRD,
-    KL as KL,
-    RKD as RKD,
-    AttentionTransfer as AttentionTransfer,
-    CommitteeKL as CommitteeKL,
-    EMAPseudoLabel as EMAPseudoLabel,
-    Hint as Hint,
-    PastSelf as PastSelf,
-    Peers as Peers,
-    PseudoLabel as PseudoLabel,
-)
+import collections.abc
+
 from .data import UNLABELLED as UNLABELLED, Batch as Batch, Data as Data, few_labels as few_labels
-from .methods import (
-    attention_transfer as attention_transfer,
-    committee as committee,
-    crd as crd,
-    dml as dml,
-    ema_pseudo_label as ema_pseudo_label,
-    fitnet as fitnet,
-    fixmatch as fixmatch,
-    kd as kd,
-    ps_kd as ps_kd,
-    rkd as rkd,
-    supervised as supervised,
-)
 from .objective import Objective as Objective, Stages as Stages, Term as Term, Weighted as Weighted
 from .optim import SGD as SGD, AdamW as AdamW
 from .registry import find as find, make as make, method as method
@@ -46,6 +22,8 @@ from .weights import (
     TeacherEntropy as TeacherEntropy,
     TeacherRight as TeacherRight,
 )
+
+def __getattr__(name: str) -> collections.abc.Callable[..., Objective]: ...  # every block and method, by name
 
 __version__: str
 __all__: list[str]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from limbeck.data import UNLABELLED, Batch, Data
 from limbeck.errors import DataError, SettingError, ShapeError
-from limbeck.objective import as_terms
+from limbeck.objective import Objective, as_terms
 from limbeck.schedules import Clock
 from limbeck.signals import Output
 from limbeck.step import Step
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 def settings(run: Run) -> None:
     """Numbers that cannot be."""
-    least = {"epochs": 1, "batch_size": 2, "micro_batch": 1, "save_every": 1}
+    if not isinstance(run.method, Objective):
+        raise SettingError(f"method is an objective such as kd(tau=4.0); got {run.method!r}: call it, or make(name)")
+    least = {"seed": 0, "epochs": 1, "batch_size": 2, "micro_batch": 1, "save_every": 1}
     for name, smallest in least.items():
         number = getattr(run, name)
         if number is not None and (not isinstance(number, int) or number < smallest):
@@ -35,7 +37,7 @@ def settings(run: Run) -> None:
 def examples(data: Data) -> None:
     """Labels and inputs of in-memory data, all of them."""
     if data.in_memory:
-        finite("inputs", data.x)
+        finite("inputs", data.x, data.masks.get("valid"))
     if data.y is not None and data.num_classes is not None:
         in_range(data.y, data.num_classes)
 
@@ -55,17 +57,22 @@ def in_range(y: Tensor, num_classes: int) -> None:
         )
 
 
-def finite(what: str, x: Any) -> None:
+def finite(what: str, x: Any, valid: Tensor | None = None) -> None:
+    """Of rows that are not `valid`, nothing is asked."""
     if isinstance(x, Mapping):
         for key, part in x.items():
-            finite(f"{what}[{key!r}]", part)
+            finite(f"{what}[{key!r}]", part, valid)
     elif isinstance(x, tuple):
         for i, part in enumerate(x):
-            finite(f"{what}[{i}]", part)
+            finite(f"{what}[{i}]", part, valid)
     elif isinstance(x, Tensor) and x.is_floating_point() and not bool(x.isfinite().all()):
-        rows = (~x.isfinite()).flatten(1).any(1).nonzero().flatten().tolist() if x.dim() > 1 else []
-        where = f"in {len(rows)} examples (the first: {rows[:5]})"
-        raise DataError(f"the {what} hold nan or infinite values, {where}: mend or drop them")
+        wrong = ~x.isfinite().reshape(len(x), -1).all(1)
+        rows = (wrong if valid is None else wrong & valid).nonzero().flatten().tolist()
+        if rows:
+            raise DataError(
+                f"the {what} hold nan or infinite values, in {len(rows)} examples (the first: {rows[:5]}): "
+                f"mend or drop them"
+            )
 
 
 def probe(run: Run) -> tuple[dict[tuple[str, str], tuple[int, ...]], int | None]:
@@ -121,6 +128,7 @@ def dry_step(run: Run) -> None:
         for first in firsts:
             step = Step(run, batch, Clock(0, 1, 0, 1), first)
             step.batch = run.method.prepare(batch, step, run.bundle.state)
+            step.forget()
             step.counts = run.count([step])
             terms = as_terms(run.method.loss(step, run.bundle.state))
             if not terms:

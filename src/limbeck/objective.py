@@ -47,18 +47,18 @@ class Term:
 
     def part(self, step: Step) -> Tensor:
         """This micro-batch's share of the mean: a scalar. A mask without rows gives 0."""
-        count = step.counts[self.where]
         if self.where is None:
             if self.value.shape != (step.rows,):
                 raise ShapeError(
                     f"a term of {tuple(self.value.shape)} for a batch of {step.rows} examples: return one number per "
                     f"example, or Term(value, where=...) with a mask of its shape"
                 )
-            return self.value.sum() / count
+            return self.value.sum() / step.counts[None]
         mask = step.mask(self.where)
         if self.value.shape != mask.shape:
             raise ShapeError(f"a term of {tuple(self.value.shape)} for the mask {self.where!r} of {tuple(mask.shape)}")
-        return torch.where(mask, self.value, 0.0).sum() / count  # not `*`: what is masked may be inf or nan
+        counted = torch.where(mask, self.value, 0.0)  # not `*`: what is masked may be inf or nan
+        return counted.sum() / step.counts[self.where]
 
 
 Terms = Mapping[str, Term | Tensor]
@@ -207,8 +207,7 @@ class Weighted(Composite):
         return (self.objective,)
 
     def loss(self, step: Step, state: Any) -> Terms:
-        with torch.no_grad():
-            weights = self.by(step)
+        weights = self.by(step).detach()  # not no_grad(): the student's output may be kept for other terms
         terms = as_terms(self.objective.loss(step, state[0]))
         return {name: replace(term, value=weights * term.value) for name, term in terms.items()}
 

@@ -4,38 +4,12 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any, TypeVar
 
 from limbeck.errors import SettingError, UnknownName, nearest
 from limbeck.objective import Objective
-
-#: Public names that the code of a method or an optimiser is made of, beside the methods themselves.
-CODE = (
-    "CE",
-    "CRD",
-    "KL",
-    "RKD",
-    "SGD",
-    "AdamW",
-    "AttentionTransfer",
-    "CommitteeKL",
-    "Cosine",
-    "EMAPseudoLabel",
-    "Hint",
-    "MultiStep",
-    "PastSelf",
-    "Peers",
-    "PseudoLabel",
-    "Ramp",
-    "Stages",
-    "TeacherConfidence",
-    "TeacherEntropy",
-    "TeacherRight",
-    "Warmup",
-    "Weighted",
-)
 
 Build = TypeVar("Build", bound=Callable[..., Objective])
 
@@ -121,6 +95,25 @@ def every(*, family: str | None = None, needs: str | None = None) -> list[Method
     return sorted(chosen, key=lambda m: (m.family, m.name))
 
 
+def vocabulary() -> dict[str, Callable[..., Any]]:
+    """All names that code may use: objectives, schedules, weights and optimisers, a user's own too, and methods."""
+    import limbeck.blocks  # noqa: F401 - so that they exist
+    from limbeck import optim, schedules, weights
+
+    found: dict[str, Callable[..., Any]] = {}
+    for module in (optim, weights):
+        found |= {name: each for name, each in vars(module).items() if is_dataclass(each) and isinstance(each, type)}
+    for base in (Objective, schedules.Schedule):
+        found |= {each.__name__: each for each in subclasses(base)}
+    return found | {each.name: each for each in every()}
+
+
+def subclasses(base: type[Any]) -> Iterator[type[Any]]:
+    for each in base.__subclasses__():
+        yield each
+        yield from subclasses(each)
+
+
 def make(name: str, **settings: Any) -> Objective:
     """`make("kd", tau=4.0)`, or `make("CE() + 0.9 * KL(4.0)")`: a method by name, or by the code that makes it."""
     if "(" in name:
@@ -138,10 +131,7 @@ def read(code: str) -> Any:
 
     Nothing else runs, so a run.yaml from a stranger is harmless. `read(repr(objective)) == objective`.
     """
-    import limbeck
-
-    known = {name: getattr(limbeck, name) for name in CODE}
-    known |= {each.name: each for each in every()}
+    known = vocabulary()
 
     def walk(node: ast.AST) -> Any:
         match node:

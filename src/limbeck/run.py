@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from limbeck import checks
 from limbeck.data import Batch, Data, as_data, plan
-from limbeck.errors import CheckpointError, DataError, Interrupted, SettingError
+from limbeck.errors import CheckpointError, DataError, Interrupted, SettingError, SignalError, nearest
 from limbeck.objective import Objective, as_terms
 from limbeck.optim import SGD, Optim
 from limbeck.schedules import Clock, value
@@ -169,6 +169,11 @@ class Run:
 
     def shape(self, role: str, signal: str) -> tuple[int, ...]:
         """Shape of a signal of the first "student" or "teacher" for two examples: (2, ...)."""
+        if role == "teacher" and not self.teachers:
+            raise SettingError("this method asks for a teacher and the run has no teacher: give Run(teacher=...)")
+        if (role, signal) not in self.shapes:
+            have = nearest(signal, (name for owner, name in self.shapes if owner == role))
+            raise SignalError(f"the {role} gives no tensor {signal!r}; {have} Name it in the objective's `reads`.")
         return self.shapes[role, signal]
 
     # ---- training ---------------------------------------------------------------------------------------------------
@@ -190,9 +195,11 @@ class Run:
         if self.epoch == first and self.done == 0 and first > 0:
             self.torch_optimizer.state.clear()  # a new stage
         ids = self.plan(self.epoch)
+        before = (self.epoch - first) * len(ids)
+        clock = Clock(before + self.done - 1, length * len(ids), self.epoch - first, length)  # if no step is left
         self.bundle.train()
         for micros in self.micro_batches(ids[self.done :]):
-            clock = Clock((self.epoch - first) * len(ids) + self.done, length * len(ids), self.epoch - first, length)
+            clock = Clock(before + self.done, length * len(ids), self.epoch - first, length)
             for name, part in self.train_step(micros, clock).items():
                 self.sums[name] = self.sums[name] + part if name in self.sums else part
             self.done += 1
@@ -215,6 +222,7 @@ class Run:
         with torch.no_grad():
             for step in steps:
                 step.batch = self.method.prepare(step.batch, step, self.bundle.state)
+                step.forget()
         counts = self.count(steps)
         sums: dict[str, Tensor] = {}
         for i, step in enumerate(steps):
@@ -226,7 +234,7 @@ class Run:
             for name, part in parts.items():
                 sums[name] = sums[name] + part if name in sums else part
         if self.clip is not None:
-            fabric.clip_gradients(self.module, self.torch_optimizer, max_norm=self.clip)
+            fabric.clip_gradients(self.module, self.torch_optimizer, max_norm=self.clip, error_if_nonfinite=False)
         self.torch_optimizer.step()
         self.torch_optimizer.zero_grad()
         with torch.no_grad():
@@ -401,10 +409,10 @@ class Run:
                 raise CheckpointError(
                     f"{path} is of {len(saved['streams'][0])} ranks; this run has {self.fabric.world_size}"
                 )
-            self.fabric.load(
-                path, {"bundle": self.module, "optimizer": self.torch_optimizer}, weights_only=True, strict=False
-            )
-        except (pickle.UnpicklingError, RuntimeError, KeyError, EOFError) as error:
+            self.fabric.load(path, {"bundle": self.module, "optimizer": self.torch_optimizer}, weights_only=True)
+        except (CheckpointError, FileNotFoundError):
+            raise
+        except (pickle.UnpicklingError, RuntimeError, LookupError, EOFError, OSError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path} is no checkpoint of this run: {error}") from error
         self.epoch, self.done, self.steps_done = saved["progress"]
         self.sums = {name: total.to(self.fabric.device) for name, total in saved["sums"].items()}

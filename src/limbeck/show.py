@@ -26,6 +26,7 @@ class Bar:
 
     def step(self, run: Run) -> None:
         if self.progress.tasks[self.task].total is None:
+            self.progress.start_task(self.task)
             self.progress.update(self.task, total=len(run.plan(run.epoch)) * run.epochs)
         self.progress.update(self.task, completed=run.steps_done)
 
@@ -39,7 +40,7 @@ class Bars(Watch):
         self.progress = progress
 
     def of(self, part: str, epochs: int) -> Bar:
-        return Bar(self.progress, self.progress.add_task(part, total=None, figures=""))
+        return Bar(self.progress, self.progress.add_task(part, total=None, start=False, figures=""))
 
 
 @contextmanager

@@ -94,6 +94,9 @@ class Tap:
         value = value[0] if isinstance(value, tuple) else value  # (output, attention weights, ...): the first
         if not isinstance(value, Tensor):
             raise SignalError(f"layer {self.name!r} gives a {type(value).__name__}, no tensor: tap a layer within it")
+        if value.is_inference():  # no version tells of a change in place after it
+            with torch.inference_mode(False):
+                value = value.clone()
         self.kept = value
 
     def take(self) -> Tensor:

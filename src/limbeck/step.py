@@ -98,6 +98,11 @@ class Step:
         """Which rows count: (rows,) bool, or (rows, length) for masks of tokens."""
         return self.batch.mask(name)
 
+    def forget(self) -> None:
+        """Ask the models anew: what `prepare` asked them was without gradient, and maybe of another batch."""
+        for player in (*self.students, *self.teachers):
+            player.seen.clear()
+
     @property
     def rng(self) -> torch.Generator:
         return self.run.rng

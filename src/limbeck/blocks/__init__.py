@@ -1,23 +1,7 @@
-"""Objectives to build methods from, one file per family."""
+"""Objectives to build methods from, one file per family; every file here is imported, so a new one is found."""
 
-from limbeck.blocks.contrastive import CRD
-from limbeck.blocks.feature import AttentionTransfer, Hint
-from limbeck.blocks.logit import CE, KL, CommitteeKL
-from limbeck.blocks.mutual import Peers
-from limbeck.blocks.past import PastSelf
-from limbeck.blocks.relation import RKD
-from limbeck.blocks.semi import EMAPseudoLabel, PseudoLabel
+import importlib
+import pkgutil
 
-__all__ = [
-    "CE",
-    "CRD",
-    "KL",
-    "RKD",
-    "AttentionTransfer",
-    "CommitteeKL",
-    "EMAPseudoLabel",
-    "Hint",
-    "PastSelf",
-    "Peers",
-    "PseudoLabel",
-]
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

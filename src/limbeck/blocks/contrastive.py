@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limbeck.data.named import UNLABELLED
+from limbeck.errors import SettingError
 from limbeck.losses.contrastive import contrast, sampled_scores
 from limbeck.objective import Objective, Reads, Terms
 from limbeck.signals import EMBEDDING
@@ -82,6 +83,10 @@ class CRD(Objective):
         y = run.train_data.y
         # Without labels every example is a class of its own.
         labels = torch.arange(run.num_examples) if y is None or bool((y == UNLABELLED).all()) else y
+        if bool((labels == labels[0]).all()):
+            raise SettingError(
+                "CRD contrasts with examples of other classes, and all examples of the data have one class"
+            )
         student, teacher = (run.shape(role, EMBEDDING)[-1] for role in ("student", "teacher"))
         return ContrastState(student, teacher, self.dim, labels)
 

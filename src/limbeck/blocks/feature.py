@@ -35,7 +35,7 @@ class Hint(Objective):
     """The student's features, through a learnt bridge, against the teacher's: mean squared difference.
 
     layer: a path in both models, or (student's, teacher's). Source: Romero et al. 2015, equation 3, whose half sum of
-    squares is this mean times a constant.
+    squares is this mean times a constant; the paper's regressor also ends in the non-linearity of the teacher's layer.
     """
 
     layer: Layer
@@ -69,11 +69,13 @@ class AttentionTransfer(Objective):
     def loss(self, step: Step, state: Any) -> Terms:
         terms = {}
         for layer in self.layers:
-            student, teacher = step.student("x")[both(layer)[0]], step.teacher("x")[both(layer)[1]]
+            own, other = both(layer)
+            student, teacher = step.student("x")[own], step.teacher("x")[other]
             if student.dim() != 4 or teacher.dim() != 4:
                 raise ShapeError(
                     f"attention maps need features (b, c, h, w); layer {layer!r} gives {tuple(student.shape)} and "
                     f"{tuple(teacher.shape)}: tap a convolutional layer, or use Hint(layer)"
                 )
-            terms[f"attention/{both(layer)[0]}"] = attention_transfer(student, teacher)
+            name = own if own == other else f"{own}-{other}"
+            terms[f"attention/{name}"] = attention_transfer(student, teacher)
         return terms

@@ -134,6 +134,8 @@ class Data:
             raise DataError(f"{self.num_examples} examples and labels of shape {tuple(y.shape)}: give one label each")
         if y is not None and y.is_floating_point():
             raise DataError(f"labels are class numbers (int64); got {y.dtype}")
+        if y is not None and "valid" in self.masks:
+            self.y = torch.where(self.masks["valid"], y, UNLABELLED)  # whatever stands there, it is no label
         self.class_names = tuple(classes) if isinstance(classes, Sequence) else None
         self._classes = classes if isinstance(classes, int) else len(classes) if classes is not None else None
 
@@ -187,7 +189,8 @@ class Data:
 
     def example(self, rows: int = 2) -> Batch:
         """The first examples, for the dry step."""
-        return next(self.batches([torch.arange(min(rows, self.num_examples))]))
+        valid = self.masks.get("valid", torch.ones(self.num_examples, dtype=torch.bool))
+        return next(self.batches([valid.nonzero().flatten()[:rows]]))
 
 
 class SeededItems(Dataset[Any]):

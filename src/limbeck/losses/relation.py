@@ -36,9 +36,9 @@ def rkd_angle(student: Float[Tensor, "b d1"], teacher: Float[Tensor, "b d2"]) ->
 
     def cosines(x: Tensor) -> Tensor:
         differences = x[None] - x[:, None]
-        lengths = differences.norm(dim=2, keepdim=True)
+        lengths: Tensor = torch.linalg.vector_norm(differences, dim=2, keepdim=True)
         # equal rows have no direction, and no gradient (F.normalize would give them one times 1e12)
-        directions = differences / lengths.masked_fill(lengths == 0, torch.inf)
+        directions = differences / lengths.masked_fill(lengths < 1e-12, torch.inf)
         return directions @ directions.transpose(1, 2)
 
     with torch.no_grad():

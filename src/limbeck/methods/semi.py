@@ -12,7 +12,8 @@ def fixmatch(*, threshold: float = 0.95, weight: float = 1.0) -> Objective:
     """Learn, on a strongly augmented view, the label that the student itself is sure of on a weak one.
 
     The paper takes 7 unlabelled examples per labelled one (`unlabelled=7`) and evaluates an average of the weights;
-    here the last weights are evaluated.
+    here the last weights are evaluated. The authors' unlabelled examples are all images, the labelled ones' too, here
+    only those without a label; and here the labelled ones' strong views are in the forward as well, with no loss.
     """
     return PseudoLabel(threshold, weight)
 
