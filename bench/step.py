@@ -188,7 +188,9 @@ def main() -> None:
         print(f"\n{pair}: teacher width {PAIRS[pair][0]}, student width {PAIRS[pair][1]}")
         print(f"  {'runner':20} {'cpu ms':>8} {'wall ms':>8}")
         for name in turns:
-            print(f"  {name:20} {statistics.median(medians['cpu'][name]):8.2f} {statistics.median(medians['wall'][name]):8.2f}")
+            print(
+                f"  {name:20} {statistics.median(medians['cpu'][name]):8.2f} {statistics.median(medians['wall'][name]):8.2f}"
+            )
         for where, over, under in [*LIMITS, *OTHERS]:
             if where != pair or over not in turns or under not in turns:
                 continue
@@ -198,8 +200,14 @@ def main() -> None:
                 "wall": statistics.median(ratio(medians["wall"], over, under)), "limit": LIMITS.get((pair, over, under)),
             }  # fmt: skip
             result["ratios"].append(row)
-            limit = f"(at most {row['limit']}: {'met' if row['cpu'] <= row['limit'] else 'NOT met'})" if row["limit"] else ""
-            print(f"  {over} : {under}  cpu {row['cpu']:.3f} [{min(values):.3f}, {max(values):.3f}]  wall {row['wall']:.3f}  {limit}")
+            limit = (
+                f"(at most {row['limit']}: {'met' if row['cpu'] <= row['limit'] else 'NOT met'})"
+                if row["limit"]
+                else ""
+            )
+            print(
+                f"  {over} : {under}  cpu {row['cpu']:.3f} [{min(values):.3f}, {max(values):.3f}]  wall {row['wall']:.3f}  {limit}"
+            )
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(result, indent=1) + "\n")

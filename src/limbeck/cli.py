@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from limbeck.errors import LimbeckError
+
 if TYPE_CHECKING:
     from limbeck.experiment import Experiment
 
@@ -25,15 +27,8 @@ def main() -> None:
     """Run the command line; errors of ours are one message, not a traceback."""
     try:
         app()
-    except BaseException as error:
-        limbeck_errors = sys.modules.get("limbeck.errors")
-        if limbeck_errors is None or not isinstance(error, limbeck_errors.LimbeckError):
-            raise
-        message = error.args[0] if error.args else str(error)
-        if isinstance(error, limbeck_errors.Interrupted):
-            typer.secho(f"\n{message}", fg="yellow", err=True)
-            sys.exit(130)
-        typer.secho(f"error: {message}", fg="red", err=True)
+    except LimbeckError as error:
+        typer.secho(f"error: {error.args[0]}", fg="red", err=True)
         sys.exit(2)
 
 
@@ -183,10 +178,16 @@ def fresh(folder: Path) -> Path:
 
 def run(experiment: Experiment, folder: Path, resume: bool) -> None:
     from limbeck import show
+    from limbeck.errors import Interrupted
     from limbeck.experiment import distil
 
-    with show.progress() as watch:
-        result = distil(experiment, folder, resume=resume, watch=watch)
+    try:
+        with show.progress() as watch:
+            result = distil(experiment, folder, resume=resume, watch=watch)
+    except Interrupted as interrupted:  # here, as typer would turn it into a bare "Aborted"
+        typer.secho(f"\n{interrupted.args[0]}", fg="yellow", err=True)
+        typer.secho(f"limbeck distill --out {folder} --resume", err=True)
+        raise typer.Exit(130) from None
     show.result(result, folder)
 
 

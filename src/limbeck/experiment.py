@@ -150,9 +150,11 @@ def distil(experiment: Experiment, folder: Path, *, resume: bool = False, watch:
     experiment.write(folder / "run.yaml")
     material = prepare(experiment)
     watch = watch or Watch()
-    teachers = train_teachers(material, folder, resume, watch)
-    if wants & {"teacher", "teachers"} and not teachers:
+    untrained = [material.model(name, seed=0) for name in names_of(experiment.teacher)]
+    if wants & {"teacher", "teachers"} and not untrained:
         raise SettingError(f"method {experiment.method} learns from a teacher: give --teacher resnet20x4, say")
+    student_run(material, method, untrained, None, None).setup()  # mistakes show now, not when the teacher is trained
+    teachers = train_teachers(material, folder, resume, watch)
     runs: dict[str, Run] = {}
     if experiment.alone and experiment.method != "supervised" and material.train.y is not None:
         runs[ALONE] = student_run(material, CE(), [], folder / "alone", watch.of(ALONE, experiment.epochs))
@@ -169,6 +171,11 @@ def distil(experiment: Experiment, folder: Path, *, resume: bool = False, watch:
     return result
 
 
+def names_of(models: str | None) -> list[str]:
+    """Several models are given with commas between them."""
+    return [] if models is None else models.split(",")
+
+
 class Watch:
     """Gives each part of an experiment its watcher; this one gives none."""
 
@@ -177,11 +184,11 @@ class Watch:
 
 
 def student_run(
-    material: Material, method: Objective, teachers: Sequence[nn.Module], folder: Path, watcher: Watcher | None
+    material: Material, method: Objective, teachers: Sequence[nn.Module], folder: Path | None, watcher: Watcher | None
 ) -> Run:
     """A student's run; alone or distilled, it starts from the same weights and sees the same batches."""
     e = material.experiment
-    names = e.student.split(",")
+    names = names_of(e.student)
     alone = not teachers and isinstance(method, CE)
     students = [material.model(name, seed=e.seed + 1000 * i) for i, name in enumerate(names[:1] if alone else names)]
     return Run(
@@ -209,10 +216,8 @@ def student_run(
 def train_teachers(material: Material, folder: Path, resume: bool, watch: Watch) -> list[Net]:
     """The teachers, from their weights or trained here on all labels."""
     e = material.experiment
-    if e.teacher is None:
-        return []
-    names = e.teacher.split(",")
-    files = [None] * len(names) if e.teacher_weights is None else e.teacher_weights.split(",")
+    names = names_of(e.teacher)
+    files = [None] * len(names) if e.teacher_weights is None else names_of(e.teacher_weights)
     if len(files) != len(names):
         raise SettingError(f"{len(names)} teachers ({e.teacher}) and {len(files)} files of weights: give one each")
     teachers = []

@@ -250,7 +250,7 @@ class Run:
             both = torch.cat([masks, masks.new_tensor([rows])])
             both = self.fabric.all_reduce(both, reduce_op="sum")  # type: ignore[assignment]
             masks, rows = both[:-1], int(both[-1])
-        return {None: rows, **dict(zip(names, masks.clamp(min=1).unbind(), strict=True))}
+        return {None: max(rows, 1), **dict(zip(names, masks.clamp(min=1).unbind(), strict=True))}
 
     def plan(self, epoch: int) -> list[Tensor]:
         """The ids of this epoch's optimiser steps; too small a last batch is left out."""
@@ -291,7 +291,7 @@ class Run:
 
     def end_epoch(self, clock: Clock, started: float) -> None:
         for buffer in self.bundle.students.buffers() if self.fabric.world_size > 1 else ():
-            self.fabric.broadcast(buffer)
+            buffer.copy_(self.fabric.broadcast(buffer))
         terms = {name: self.mean_over_ranks(total) / self.done for name, total in self.sums.items()}
         row: Row = {
             "epoch": self.epoch + 1,
@@ -383,7 +383,7 @@ class Run:
                 "optimizer": self.torch_optimizer,
                 "method": repr(self.method),
                 "progress": [self.epoch, self.done, self.steps_done],
-                "sums": self.sums,
+                "sums": {name: self.gather(total.unsqueeze(0)) for name, total in self.sums.items()},
                 "history": self.history,
                 "rng": self.rng.get_state(),
                 "streams": [self.gather(stream.unsqueeze(0)) for stream in streams],
@@ -415,10 +415,12 @@ class Run:
         except (pickle.UnpicklingError, RuntimeError, LookupError, EOFError, OSError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path} is no checkpoint of this run: {error}") from error
         self.epoch, self.done, self.steps_done = saved["progress"]
-        self.sums = {name: total.to(self.fabric.device) for name, total in saved["sums"].items()}
+        rank = self.fabric.global_rank
+        self.sums = {name: totals[rank].to(self.fabric.device) for name, totals in saved["sums"].items()}
         self.history = saved["history"]
         self.rng.set_state(saved["rng"])
-        local, *others = [stream[self.fabric.global_rank].cpu() for stream in saved["streams"]]
+        # A clone: of a part of a larger tensor, torch would read past the end.
+        local, *others = [stream[rank].cpu().clone() for stream in saved["streams"]]
         self.local_rng.set_state(local)
         torch.set_rng_state(others[0])
         if len(others) > 1:

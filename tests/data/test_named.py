@@ -223,7 +223,7 @@ def test_load_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     module.make = lambda: (part, part)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "my_data", module)
     assert load("my_data:make") == (part, part)
-    with pytest.raises(LookupError, match="'my_data' has no function 'mak'"):
+    with pytest.raises(LookupError, match="'my_data' has no 'mak'"):
         load("my_data:mak")
 
 

@@ -77,10 +77,12 @@ class Batch:
 
     def valid(self) -> Batch:
         """Without the rows whose mask "valid" is False: they reach no model, no statistic and no loss."""
-        if "valid" not in self.masks or bool(self.masks["valid"].all()):
+        if "valid" not in self.masks:
             return self
         rows = self.masks["valid"].nonzero().squeeze(1)
         masks = {name: mask[rows] for name, mask in self.masks.items() if name != "valid"}
+        if len(rows) == len(self):
+            return self.like(self.inputs, self.y, self.index, masks)
         y = None if self.y is None else self.y[rows]
         return self.like(pick(self.inputs, rows), y, self.index[rows], masks)
 
