@@ -59,8 +59,8 @@ def measured() -> str:
         s = fashion["settings"]
         interval = f"95 % interval {gain[1]:+.2f} to {gain[2]:+.2f}, five seeds, one teacher"
         parts.append(
-            f"- `{s['student']}` from `{s['teacher']}` by `kd` on {s['examples']:,} Fashion-MNIST images, "
-            f"{s['epochs']} epochs: {alone} alone, {distilled} distilled; {gain[0]:+.2f} points ({interval}; "
+            f"- `{s['student']}` from `{s['teacher']}` by `kd` on {s['examples']:,} Fashion-MNIST images with "
+            f"{s['labels']} labels per class: {alone} alone, {distilled} distilled; {gain[0]:+.2f} points ({interval}; "
             f"[`fashion.json`](bench/results/fashion.json))."
         )
     step = load("step")

@@ -11,7 +11,11 @@ import limbeck
 from limbeck import registry
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(path for path in (ROOT / "docs").rglob("*.md") if "template" not in path.name),
+]
 SHOWN = re.compile(r"<!-- (docs/src/\w+\.py) -->\n```python\n(.*?)```", re.DOTALL)
 BLOCKS = [(page, path, code) for page in PAGES for path, code in SHOWN.findall(page.read_text())]
 
@@ -56,3 +60,9 @@ def test_own_method_is_registered_and_trains() -> None:
     finally:
         registry.METHODS.pop("centered_mse", None)
     assert losses[-1] < losses[0]
+
+
+def test_generated_pages_are_up_to_date() -> None:
+    pages = runpy.run_path(str(ROOT / "docs/build.py"))["pages"]()
+    for path, text in pages.items():
+        assert path.read_text() == text, f"run python docs/build.py: {path.name} is old"
