@@ -152,6 +152,20 @@ def test_layer_that_gives_a_tuple_gives_its_first() -> None:
     assert torch.equal(output["lstm"], output.logits)
 
 
+def test_what_a_call_of_the_module_itself_left_is_not_read() -> None:
+    class Sometimes(Mlp):
+        run_body = True
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.body(x)) if self.run_body else x
+
+    net = reading(Sometimes(), "body")
+    net.module(X)
+    net.module.run_body = False
+    with pytest.raises(SignalError, match="'body' did not run in this forward"):
+        net(X)
+
+
 def test_layer_without_a_tensor_and_layer_that_does_not_run() -> None:
     class Odd(nn.Module):
         def __init__(self) -> None:
@@ -205,10 +219,8 @@ def test_copies_have_their_own_taps() -> None:
     assert torch.equal(theirs["body"], torch.full((3, 5), 2.0))
     assert torch.equal(theirs.embedding, theirs["body"])
     assert torch.equal(ours["body"], net.module.body(X))
-    average = EMA(net, 0.9)
-    average(X)
+    average = EMA(net, 0.9)  # a copy too, of a net whose module has been called by itself
     assert torch.equal(average(X)["body"], ours["body"])
-    assert net.taps["body"].kept is None
 
 
 # ---- embedding ------------------------------------------------------------------------------------------------------
@@ -224,6 +236,7 @@ def test_head_may_be_named() -> None:
     assert torch.equal(net(X).embedding, X)
     with pytest.raises(SignalError, match=r"has no layer 'head'"):
         reading(Mlp(), ".embedding", head="head")
+    assert torch.equal(reading(nn.Linear(4, 2), ".embedding")(X).embedding, X)  # a model that is its own head
 
 
 def test_no_linear_layer_no_embedding() -> None:
@@ -263,6 +276,9 @@ def test_hugging_face_model_gives_logits_embedding_layers_and_hidden_states(bert
 
 
 def test_hugging_face_attention(bert: nn.Module) -> None:
+    with pytest.raises(SignalError, match=r"the teacher \(Bert\w+\) cannot give '\.attention': .*'eager'"):
+        Net(bert).read([".attention"], owner="teacher")
+    bert.set_attn_implementation("eager")
     teacher = Frozen(bert)
     teacher.read([".attention"])
     maps = teacher(TOKENS).attention

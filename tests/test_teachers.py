@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from limbeck import EMA, KL, Bank, Committee, Frozen, Net, Output, Run, Data
+from limbeck import EMA, KL, Bank, Committee, Data, Frozen, Net, Output, Run
 from limbeck.errors import SettingError
 from limbeck.teachers import as_teacher
 
@@ -80,7 +80,7 @@ def test_committee_by_hand() -> None:
 def test_committee_is_frozen_and_of_one_is_its_member() -> None:
     member = model().train()
     committee = Committee(member).train()
-    assert not any(layer.training for layer in committee.members.modules())
+    assert not any(layer.training for frozen in committee.members for layer in frozen.modules())
     torch.testing.assert_close(committee(X).logits.softmax(-1), member(X).softmax(-1).detach())
 
 
@@ -187,7 +187,9 @@ class Table:
 def test_teacher_that_looks_up() -> None:
     network = model(1).eval()
     table = Table(network(X).detach())
-    students = [model(2)[:2].append(nn.Linear(5, 3)) for _ in range(2)]
+    students = [model(2) for _ in range(2)]
+    for student in students:
+        student[2].p = 0.0
     data = Data(X, torch.tensor([0, 1, 2, 0, 1, 2]))
     looked_up, asked = (
         Run(student=student, teacher=teacher, data=data, method=KL(2.0), epochs=2, batch_size=6, accelerator="cpu")
@@ -207,5 +209,5 @@ def test_what_is_a_teacher() -> None:
     assert isinstance(as_teacher(Net(network)), Frozen)
     frozen = Frozen(network, training=True)
     assert [as_teacher(each) for each in (frozen, committee, table)] == [frozen, committee, table]
-    with pytest.raises(SettingError, match=r"a teacher is an nn\.Module or has read\(\) .* got a function"):
+    with pytest.raises(SettingError, match=r"a teacher is an nn\.Module, or has read\(\) .* got a function"):
         as_teacher(lambda x: x)

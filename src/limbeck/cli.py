@@ -117,6 +117,8 @@ def distill(
         kept = base.settings or {} if "method" not in fields else {}
         fields["settings"] = {**kept, **settings}
     experiment = base.with_settings(**fields)
+    if base.teacher == Experiment().teacher and teacher is None and not takes_teacher(experiment):
+        experiment = experiment.with_settings(teacher=None)  # nobody asked for the default one
     run(experiment, out or fresh(Path("runs") / folder_name(experiment)), resume)
 
 
@@ -140,6 +142,13 @@ def setting(text: str, yaml: Any) -> Any:
         return read(text)
     value = yaml.safe_load(text)
     return tuple(value) if isinstance(value, list) else value
+
+
+def takes_teacher(experiment: Experiment) -> bool:
+    """Methods of known needs may do without; code is given the benefit of the doubt."""
+    from limbeck.experiment import needs
+
+    return "(" in experiment.method or bool(needs(experiment) & {"teacher", "teachers"})
 
 
 def modest(experiment: Experiment, given: dict[str, Any]) -> Experiment:

@@ -64,7 +64,6 @@ class Experiment:
     alone: bool = True
     precision: str = "32-true"
     accelerator: str = "auto"
-    devices: int = 1
     compile: bool = False
 
     @classmethod
@@ -206,7 +205,6 @@ def student_run(
         seed=e.seed,
         precision=e.precision,
         accelerator=e.accelerator,
-        devices=e.devices,
         compile=e.compile,
         folder=folder,
         watcher=watcher,
@@ -239,7 +237,6 @@ def train_teachers(material: Material, folder: Path, resume: bool, watch: Watch)
                 seed=e.seed + 1_000_000 + i,
                 precision=e.precision,
                 accelerator=e.accelerator,
-                devices=e.devices,
                 folder=place,
                 watcher=watch.of(part, e.teacher_epochs),
             )

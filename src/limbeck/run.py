@@ -8,6 +8,7 @@ Devices, precision, ranks and checkpoint files are Lightning Fabric's. One optim
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -15,7 +16,7 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,7 +61,7 @@ class Bundle(nn.Module):
         """This micro-batch's share of the loss, and of each of its terms."""
         terms = as_terms(self.method.loss(step, self.state))
         parts = {name: term.part(step) for name, term in terms.items()}
-        return torch.stack(list(parts.values())).sum(), {name: part.detach() for name, part in parts.items()}
+        return sum_of(parts.values()), {name: part.detach() for name, part in parts.items()}
 
 
 @dataclass(eq=False, kw_only=True)
@@ -133,6 +134,11 @@ class Run:
         self.bundle = Bundle(self.method, self.students, self.method.init(self)).to(fabric.device)
         checks.dry_step(self)
         parameters = [parameter for parameter in self.bundle.parameters() if parameter.requires_grad]
+        if not parameters:
+            raise SettingError(
+                "no parameter of the student has requires_grad: let some train. If the student is the teacher, "
+                "which is frozen, pass copy.deepcopy(teacher)"
+            )
         if self.compile:
             for net in [*self.students, *self.teachers]:
                 net.compile()
@@ -245,7 +251,7 @@ class Run:
         """How many rows the whole step has, and each of its masks, over micro-batches and ranks."""
         names = sorted({"labelled", "unlabelled"}.union(*(step.batch.masks for step in steps)))
         rows = sum(step.rows for step in steps)
-        masks = torch.stack([sum_of(step.mask(name) for step in steps) for name in names])
+        masks = torch.stack([sum_of(step.mask(name).sum() for step in steps) for name in names])
         if self.fabric.world_size > 1:
             both = torch.cat([masks, masks.new_tensor([rows])])
             both = self.fabric.all_reduce(both, reduce_op="sum")  # type: ignore[assignment]
@@ -429,8 +435,8 @@ class Run:
             (Path(self.folder) / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in self.history))
 
 
-def sum_of(masks: Iterator[Tensor]) -> Tensor:
-    return torch.stack([mask.sum() for mask in masks]).sum()
+def sum_of(tensors: Iterable[Tensor]) -> Tensor:
+    return functools.reduce(torch.add, tensors)
 
 
 @contextmanager

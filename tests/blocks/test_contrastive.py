@@ -74,13 +74,13 @@ class Authors:
         loss = self.contrast(own_s, self.bank_t, rows, "s") + self.contrast(own_t, self.bank_s, rows, "t")
         hard = -self.student(x).log_softmax(1)[torch.arange(len(y)), y].mean()
         descend(hard + beta * loss, self.student, self.project_s, self.project_t)
-        self.bank_s[index] = unit(0.5 * self.bank_s[index] + 0.5 * own_s.detach())
-        self.bank_t[index] = unit(0.5 * self.bank_t[index] + 0.5 * own_t.detach())
+        self.bank_s[index] = unit(0.7 * self.bank_s[index] + 0.3 * own_s.detach())
+        self.bank_t[index] = unit(0.7 * self.bank_t[index] + 0.3 * own_t.detach())
 
 
 def test_two_epochs_as_the_authors_compute_them() -> None:
     data, teacher = examples(), net(6, seed=1)
-    method = limbeck.crd(beta=0.8, negatives=9, dim=2, temperature=0.5)
+    method = limbeck.CE() + 0.8 * limbeck.CRD(negatives=9, dim=2, temperature=0.5, momentum=0.7)
     run = tiny(method, data=data, teacher=teacher, batch_size=6, epochs=2)
     state = run.bundle.state[1][0]
     theirs = Authors(run, net(), teacher, 0.5)

@@ -11,6 +11,7 @@ from tests.blocks.tiny import CLASSES, WIDTH, assert_same, descend, examples, ne
 
 def test_alpha_grows_by_epoch_to_its_last() -> None:
     alpha = limbeck.ps_kd().alpha
+    assert limbeck.PastSelf().alpha == alpha
     for epoch in range(300):
         for step in (0, 9):
             now = alpha(Clock(step=10 * epoch + step, steps=3000, epoch=epoch, epochs=300))

@@ -307,7 +307,10 @@ def split_label(item: Any) -> tuple[Any, Tensor | None]:
                 return {name: part for name, part in item.items() if name != key}, item[key]
         return dict(item), None
     if isinstance(item, tuple | list):
-        return (item[0], item[1]) if len(item) == 2 else (item[0], None)
+        inputs = item[0]
+        if isinstance(inputs, list) and all(isinstance(part, Tensor) for part in inputs):
+            inputs = tuple(inputs)  # torch's collate makes lists of tuples; a tuple is a model's arguments
+        return (inputs, item[1]) if len(item) == 2 else (inputs, None)
     return item, None
 
 
