@@ -32,8 +32,8 @@ EXPERIMENT = Experiment(
     labels=20,
     unlabelled=3,
     batch_size=16,
-    epochs=12,
-    teacher_epochs=8,
+    epochs=8,
+    teacher_epochs=6,
 )
 
 

@@ -23,7 +23,7 @@ from limbeck import Data, Objective, Run, Step
 from limbeck.objective import Reads
 
 PACKAGES = ("asyncio", "ctypes", "email", "logging", "tkinter", "unittest")
-VOCABULARY, LENGTH = 4096, 32
+VOCABULARY, LENGTH = 4096, 24
 
 
 def lines(package: str) -> list[str]:
@@ -80,7 +80,8 @@ class LastHidden(Objective):
         return frozenset({("student", ".hidden"), ("teacher", ".hidden")})
 
     def init(self, run: Run) -> nn.Module:
-        return nn.LazyLinear(run.teachers[0].net.module.config.hidden_size)
+        student, teacher = run.students[0].module, run.teachers[0].net.module
+        return nn.Linear(student.config.hidden_size, teacher.config.hidden_size)
 
     def loss(self, step: Step, state: Any) -> dict[str, Tensor]:
         student, teacher = step.student("x").hidden[-1], step.teacher("x").hidden[-1]
@@ -104,7 +105,7 @@ def fit(student: nn.Module, method: Objective, train: Data, test: Data, epochs: 
     return float(run.fit()[-1]["accuracy"])
 
 
-def main(examples: int = 6000, epochs: int = 4) -> dict[str, float]:
+def main(examples: int = 6000, epochs: int = 3) -> dict[str, float]:
     train, test = load(examples)
     torch.manual_seed(0)
     teacher, student, alone = bert(64, 2), bert(16, 1), bert(16, 1)

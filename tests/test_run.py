@@ -533,9 +533,9 @@ KILLS = 10
 
 
 def heavy(**fields: Any) -> Run:
-    """A checkpoint of 8 MB after every step, so that a killer is likely to meet a write."""
+    """A checkpoint of 4 MB after every step, so that a killer is likely to meet a write."""
     student = seeded(0, Small, 4)
-    student.register_buffer("ballast", torch.zeros(2_000_000))
+    student.register_buffer("ballast", torch.zeros(1_000_000))
     return build(student=student, epochs=KILLS + 5, **{"save_every": 1, **fields})
 
 
@@ -544,21 +544,34 @@ def write_for_ever(folder: Path) -> None:
     heavy(folder=folder).fit(resume=True)
 
 
+def written(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def breathe(process: Any) -> None:
+    assert process.is_alive()
+    time.sleep(0.0002)
+
+
 def test_kill_in_the_middle_of_a_write_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
     """One process after the other goes on from the last checkpoint, until it is killed at a moment of no choice."""
+    heavy().setup()  # imports what the processes then have
     rng = random.Random(0)
-    last, partial_file = tmp_path / "last.ckpt", tmp_path / "last.ckpt.partial"
+    last, half = tmp_path / "last.ckpt", tmp_path / "last.ckpt.partial"
     met = steps = 0
-    for _ in range(KILLS):
+    for kill in range(KILLS):
+        half.unlink(missing_ok=True)
+        before = written(last)
         process = multiprocessing.get_context("fork").Process(target=write_for_ever, args=(tmp_path,))
         process.start()
-        seen = last.stat().st_mtime_ns if last.exists() else 0
-        while process.is_alive() and (not last.exists() or last.stat().st_mtime_ns == seen):
-            time.sleep(0.001)  # until it has got on by a step
-        time.sleep(rng.uniform(0.0, 0.05))
+        while written(last) == before:  # until it got on by a step
+            breathe(process)
+        while kill % 2 and not half.exists():
+            breathe(process)
+        time.sleep(rng.uniform(0.0, 0.01))
         process.kill()
         process.join()
-        met += partial_file.exists()
+        met += half.exists()
         run = heavy()
         run.load(last)
         assert run.steps_done >= steps
