@@ -22,7 +22,7 @@ import limbeck
 from limbeck import Data, Objective, Run, Step
 from limbeck.objective import Reads
 
-PACKAGES = ("asyncio", "ctypes", "email", "logging", "tkinter", "unittest")
+PACKAGES = ("asyncio", "ctypes", "email", "multiprocessing", "unittest", "xml")
 VOCABULARY, LENGTH = 4096, 24
 
 
@@ -67,7 +67,8 @@ def bert(width: int, layers: int) -> nn.Module:
         max_position_embeddings=LENGTH,
         num_labels=len(PACKAGES),
     )
-    return AutoModelForSequenceClassification.from_config(config)
+    model: nn.Module = AutoModelForSequenceClassification.from_config(config)
+    return model
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,8 @@ class LastHidden(Objective):
         return frozenset({("student", ".hidden"), ("teacher", ".hidden")})
 
     def init(self, run: Run) -> nn.Module:
-        student, teacher = run.students[0].module, run.teachers[0].net.module
-        return nn.Linear(student.config.hidden_size, teacher.config.hidden_size)
+        configs: list[Any] = [run.students[0].module.config, run.teachers[0].net.module.config]
+        return nn.Linear(*(config.hidden_size for config in configs))
 
     def loss(self, step: Step, state: Any) -> dict[str, Tensor]:
         student, teacher = step.student("x").hidden[-1], step.teacher("x").hidden[-1]
@@ -97,7 +98,7 @@ def fit(student: nn.Module, method: Objective, train: Data, test: Data, epochs: 
         method=method,
         epochs=epochs,
         batch_size=64,
-        optimizer=limbeck.AdamW(limbeck.Warmup(limbeck.Cosine(2e-3), share=0.1)),
+        optimizer=limbeck.AdamW(limbeck.Warmup(limbeck.Cosine(3e-3), share=0.1)),
         clip=1.0,
         accelerator="cpu",
         **settings,
@@ -105,10 +106,10 @@ def fit(student: nn.Module, method: Objective, train: Data, test: Data, epochs: 
     return float(run.fit()[-1]["accuracy"])
 
 
-def main(examples: int = 6000, epochs: int = 3) -> dict[str, float]:
+def main(examples: int = 6000, epochs: int = 4, width: int = 16) -> dict[str, float]:
     train, test = load(examples)
     torch.manual_seed(0)
-    teacher, student, alone = bert(64, 2), bert(16, 1), bert(16, 1)
+    teacher, student, alone = bert(8 * width, 1), bert(width, 1), bert(width, 1)
     alone.load_state_dict(student.state_dict())
     distil = limbeck.kd(tau=2.0, alpha=0.7) + 0.3 * LastHidden()
     accuracy = {

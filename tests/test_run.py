@@ -174,12 +174,47 @@ def test_step_without_a_valid_row_is_no_nan() -> None:
     assert all(each.isfinite().all() for each in weights(run).values())
 
 
-def test_mixed_precision() -> None:
-    run = build(precision="bf16-mixed")
-    plain = build()
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("bf16-mixed", torch.float32), ("bf16-true", torch.bfloat16), ("64-true", torch.float64)]
+)
+def test_precision(precision: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    def precise(**fields: Any) -> Run:
+        return build(CE() + KL(4.0) + Hint("layer2"), test=images(20), **fields)
+
+    run, plain = precise(precision=precision, watcher=Saver(tmp_path)), precise()
     assert run.fit()[0]["loss"] == pytest.approx(plain.fit()[0]["loss"], rel=0.05)
+    assert run.history[-1]["nll"] == pytest.approx(plain.history[-1]["nll"], rel=0.1)
     assert differences(weights(run), weights(plain)) != []
-    assert all(each.dtype == torch.float32 for each in weights(run).values())
+    assert {each.dtype for each in run.bundle.parameters()} == {dtype}
+    resumed = precise(precision=precision)
+    resumed.load(tmp_path / "step6.ckpt")
+    assert differences(ending(trained(resumed)), ending(run)) == []
+
+
+def test_hugging_face_models_learn_from_mappings() -> None:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    def bert(layers: int) -> nn.Module:
+        settings = {"hidden_size": 8, "num_attention_heads": 2, "intermediate_size": 16}
+        config = BertConfig(vocab_size=20, num_labels=3, num_hidden_layers=layers, **settings)
+        return BertForSequenceClassification(config)
+
+    tokens = torch.randint(0, 20, (24, 5), generator=torch.Generator().manual_seed(0))
+    texts = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+    method = CE() + KL(2.0) + Hint(("bert.encoder.layer.0", "bert.encoder.layer.1"))
+    run = build(
+        method,
+        student=seeded(0, bert, 1),
+        teacher=seeded(1, bert, 2),
+        data=(texts, tokens[:, 0] % 3),
+        optimizer=AdamW(0.01),
+        test=(texts, tokens[:, 0] % 3),
+        epochs=10,
+    )
+    first, *_, last = run.fit()
+    assert set(first["terms"]) == {"ce", "kl", "hint"}
+    assert last["loss"] < first["loss"]
+    assert last["accuracy"] > 0.5
 
 
 # ---- rows -----------------------------------------------------------------------------------------------------------

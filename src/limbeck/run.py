@@ -11,13 +11,9 @@ from __future__ import annotations
 import functools
 import json
 import math
-import os
-import pickle
-import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,9 +21,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from limbeck import checks
+from limbeck import checkpoint, checks
+from limbeck.checkpoint import finish_step_on_interrupt
 from limbeck.data import Batch, Data, as_data, plan
-from limbeck.errors import CheckpointError, DataError, Interrupted, SettingError, SignalError, nearest
+from limbeck.errors import DataError, Interrupted, SettingError, SignalError, nearest
 from limbeck.objective import Objective, as_terms
 from limbeck.optim import SGD, Optim
 from limbeck.schedules import Clock, value
@@ -125,6 +122,7 @@ class Run:
         self.memory_format = self.pick_memory_format()
         for module in [*self.students, *(teacher for teacher in self.teachers if isinstance(teacher, nn.Module))]:
             module.to(fabric.device).to(memory_format=self.memory_format)  # type: ignore[call-overload]
+            fabric.strategy.precision.convert_module(module)  # only "true" precisions do
         self.rng = torch.Generator().manual_seed(self.seed)
         self.local_rng = torch.Generator().manual_seed(self.seed + 1 + fabric.global_rank)
         self.epoch = self.done = self.steps_done = 0  # done: steps of this epoch
@@ -132,6 +130,7 @@ class Run:
         self.history: list[Row] = []
         self.shapes, self.num_classes = checks.probe(self)
         self.bundle = Bundle(self.method, self.students, self.method.init(self)).to(fabric.device)
+        fabric.strategy.precision.convert_module(self.bundle)
         checks.dry_step(self)
         parameters = [parameter for parameter in self.bundle.parameters() if parameter.requires_grad]
         if not parameters:
@@ -279,11 +278,15 @@ class Run:
             yield [self.on_device(next(batches)) for _ in group]
 
     def on_device(self, batch: Batch) -> Batch:
+        """On the device, in the run's precision, without the rows that are not valid."""
         if not self.train_data.in_memory:  # in-memory labels were all checked at the start
             checks.labels(batch, getattr(self, "num_classes", None))
-        if self.fabric.device.type != "cpu":
-            batch = batch.to(self.fabric.to_device)
-        return batch.valid()
+        return self.moved(batch).valid()
+
+    def moved(self, batch: Batch) -> Batch:
+        if str(self.precision).endswith("true"):  # else autocast sees to it
+            batch.convert = self.fabric.strategy.precision.convert_input
+        return batch if self.fabric.device.type == "cpu" else batch.to(self.fabric.to_device)
 
     def gather(self, rows: Tensor) -> Tensor:
         """Rows of all ranks, in their order; ranks may hold different numbers of them."""
@@ -335,7 +338,7 @@ class Run:
         if data is None:
             raise SettingError("there is no test data: give Run(test=...)")
         ids = list(torch.arange(data.num_examples).split(512))
-        views = (batch.to(self.fabric.to_device).view("x") for batch in data.batches(ids))
+        views = (self.moved(batch).view("x") for batch in data.batches(ids))
         return predict(net, views)
 
     def evaluate(self) -> Row:
@@ -373,87 +376,17 @@ class Run:
         return None if self.folder is None else Path(self.folder) / "last.ckpt"
 
     def save(self, path: Path | str | None = None) -> Path:
-        """Write a checkpoint, whole or not at all: a new file takes the old one's place when it is on the disk."""
-        path = Path(path) if path is not None else self.checkpoint
+        """Write a checkpoint, whole or not at all; by default folder/last.ckpt."""
+        path = path if path is not None else self.checkpoint
         if path is None:
             raise SettingError("where to? give save(path) or Run(folder=...)")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".partial")
-        streams = [self.local_rng.get_state(), torch.get_rng_state()]
-        if self.fabric.device.type == "cuda":
-            streams.append(torch.cuda.get_rng_state())
-        self.fabric.save(
-            temporary,
-            {
-                "bundle": self.module,
-                "optimizer": self.torch_optimizer,
-                "method": repr(self.method),
-                "progress": [self.epoch, self.done, self.steps_done],
-                "sums": {name: self.gather(total.unsqueeze(0)) for name, total in self.sums.items()},
-                "history": self.history,
-                "rng": self.rng.get_state(),
-                "streams": [self.gather(stream.unsqueeze(0)) for stream in streams],
-            },
-        )
-        self.fabric.barrier()
-        if self.fabric.is_global_zero:
-            if temporary.is_file():
-                with open(temporary, "rb+") as file:
-                    os.fsync(file.fileno())
-            os.replace(temporary, path)
-        self.fabric.barrier()
-        return path
+        return checkpoint.save(self, Path(path))
 
     def load(self, path: Path | str) -> None:
         """Continue from a checkpoint: the same steps to the bit as if nothing had happened."""
         self.setup()
-        try:
-            saved = self.fabric.load(path, weights_only=True)
-            if saved["method"] != repr(self.method):
-                raise CheckpointError(f"{path} is of the method {saved['method']}; this run's is {self.method!r}")
-            if len(saved["streams"][0]) != self.fabric.world_size:
-                raise CheckpointError(
-                    f"{path} is of {len(saved['streams'][0])} ranks; this run has {self.fabric.world_size}"
-                )
-            self.fabric.load(path, {"bundle": self.module, "optimizer": self.torch_optimizer}, weights_only=True)
-        except (CheckpointError, FileNotFoundError):
-            raise
-        except (pickle.UnpicklingError, RuntimeError, LookupError, EOFError, OSError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{path} is no checkpoint of this run: {error}") from error
-        self.epoch, self.done, self.steps_done = saved["progress"]
-        rank = self.fabric.global_rank
-        self.sums = {name: totals[rank].to(self.fabric.device) for name, totals in saved["sums"].items()}
-        self.history = saved["history"]
-        self.rng.set_state(saved["rng"])
-        # A clone: of a part of a larger tensor, torch would read past the end.
-        local, *others = [stream[rank].cpu().clone() for stream in saved["streams"]]
-        self.local_rng.set_state(local)
-        torch.set_rng_state(others[0])
-        if len(others) > 1:
-            torch.cuda.set_rng_state(others[1])
-        if self.folder is not None and self.fabric.is_global_zero and self.history:  # drop rows of a later, lost end
-            (Path(self.folder) / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in self.history))
+        checkpoint.load(self, path)
 
 
 def sum_of(tensors: Iterable[Tensor]) -> Tensor:
     return functools.reduce(torch.add, tensors)
-
-
-@contextmanager
-def finish_step_on_interrupt() -> Iterator[threading.Event]:
-    """Within, the first ctrl-C sets the event instead of raising anywhere; a second one raises."""
-    interrupted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupted
-        return
-
-    def stop(number: int, frame: Any) -> None:
-        if interrupted.is_set():
-            raise KeyboardInterrupt
-        interrupted.set()
-
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        yield interrupted
-    finally:
-        signal.signal(signal.SIGINT, before)

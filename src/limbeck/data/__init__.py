@@ -37,10 +37,12 @@ class Batch:
         masks: Mapping[str, Tensor] | None = None,
         seed: int = 0,
         epoch: int = 0,
+        convert: Callable[[Any], Any] = lambda x: x,
     ) -> None:
         self.inputs, self.y, self.index = inputs, y, index
         self.views, self.masks = views, dict(masks or {})
         self.seed, self.epoch = seed, epoch
+        self.convert = convert  # to the run's precision
         self.made: dict[str, Any] = {}
 
     def __len__(self) -> int:
@@ -57,7 +59,7 @@ class Batch:
             draw = lambda stream, n: uniform(  # noqa: E731
                 self.seed, self.index, epoch=self.epoch, stream=f"{name}/{stream}", n=n
             )
-            self.made[name] = self.views[name](to_float(self.inputs), draw)
+            self.made[name] = self.convert(self.views[name](to_float(self.inputs), draw))
         return self.made[name]
 
     def mask(self, name: str) -> Tensor:
@@ -93,7 +95,8 @@ class Batch:
 
     def like(self, inputs: Any, y: Tensor | None, index: Tensor, masks: Mapping[str, Tensor]) -> Batch:
         """Other rows with the same views and seeds."""
-        return Batch(inputs, y, index, views=self.views, masks=masks, seed=self.seed, epoch=self.epoch)
+        settings = {"views": self.views, "seed": self.seed, "epoch": self.epoch, "convert": self.convert}
+        return Batch(inputs, y, index, masks=masks, **settings)  # type: ignore[arg-type]
 
 
 class Data:
