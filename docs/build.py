@@ -70,27 +70,25 @@ def measured() -> str:
 
 
 def step_table(step: dict[str, Any]) -> str:
+    cpu = {(row["pair"], row["of"], row["over"]): row["cpu"] for row in step["ratios"]}
     lines = [
         "- CPU time of one step over a bare hand-written loop, interleaved "
         "([`step.json`](bench/results/step.json), `python bench/step.py`):",
         "",
-        "| step | mid pair | small pair |",
-        "|---|---|---|",
+        "| step | over | mid pair | small pair |",
+        "|---|---|---|---|",
     ]
-    lines += [f"| {label} | {cell(step, 'mid', key)} | {cell(step, 'small', key)} |" for label, key in STEPS]
+    for label, under, of, over in STEPS:
+        cells = (f"{cpu[pair, of, over]:.3f}" for pair in ("mid", "small"))
+        lines.append(f"| {label} | {under} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 STEPS = [
-    ("supervised, over bare supervised", "supervised"),
-    ("kd, over bare kd", "kd"),
-    ("crd with 1,024 negatives, over kd", "crd"),
+    ("supervised", "bare supervised", "supervised/limbeck", "supervised/bare"),
+    ("kd", "bare kd", "kd/limbeck", "kd/bare"),
+    ("crd, 1,024 negatives of 60,000", "kd", "crd/60k", "kd/limbeck"),
 ]
-
-
-def cell(step: dict[str, Any], pair: str, key: str) -> str:
-    ratio = step.get("ratios", {}).get(pair, {}).get(key)
-    return f"{ratio:.3f}" if ratio is not None else "-"
 
 
 def load(name: str) -> dict[str, Any] | None:

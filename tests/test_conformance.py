@@ -66,6 +66,11 @@ def test_repeats(method: Method) -> None:
     conformance.check_repeats(method)
 
 
+@each(METHODS)
+def test_runs_in_every_precision(method: Method) -> None:
+    conformance.check_precisions(method)
+
+
 # ---- two ranks ------------------------------------------------------------------------------------------------------
 
 

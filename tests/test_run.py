@@ -183,6 +183,7 @@ def test_precision(precision: str, dtype: torch.dtype, tmp_path: Path) -> None:
 
     run, plain = precise(precision=precision, watcher=Saver(tmp_path)), precise()
     assert run.fit()[0]["loss"] == pytest.approx(plain.fit()[0]["loss"], rel=0.05)
+    assert run.history[-1]["loss"] < run.history[0]["loss"]
     assert run.history[-1]["nll"] == pytest.approx(plain.history[-1]["nll"], rel=0.1)
     assert differences(weights(run), weights(plain)) != []
     assert {each.dtype for each in run.bundle.parameters()} == {dtype}

@@ -211,7 +211,7 @@ class Run:
             self.steps_done += 1
             if self.watcher is not None:
                 self.watcher.step(self)
-            if interrupted.is_set():
+            if self.on_any_rank(interrupted.is_set()):
                 where = f"saved as {self.save()}: go on with resume" if self.checkpoint else "no folder, nothing saved"
                 raise Interrupted(f"stopped after step {self.steps_done}; {where}")
             if self.save_every and self.steps_done % self.save_every == 0:
@@ -275,7 +275,11 @@ class Run:
             [micro for group in groups for micro in group], seed=self.seed, epoch=self.epoch
         )
         for group in groups:
-            yield [self.on_device(next(batches)) for _ in group]
+            micros = [next(batches) for _ in group]
+            if self.unlabelled is not None:  # an example may come more than once in an epoch: new views each time
+                for batch in micros:
+                    batch.epoch = self.steps_done
+            yield [self.on_device(batch) for batch in micros]
 
     def on_device(self, batch: Batch) -> Batch:
         """On the device, in the run's precision, without the rows that are not valid."""
@@ -284,7 +288,7 @@ class Run:
         return self.moved(batch).valid()
 
     def moved(self, batch: Batch) -> Batch:
-        if str(self.precision).endswith("true"):  # else autocast sees to it
+        if self.fabric.strategy.precision.precision.endswith("true"):  # else autocast sees to it
             batch.convert = self.fabric.strategy.precision.convert_input
         return batch if self.fabric.device.type == "cpu" else batch.to(self.fabric.to_device)
 
@@ -324,6 +328,12 @@ class Run:
             self.save()
         if self.watcher is not None:
             self.watcher.epoch(self, row)
+
+    def on_any_rank(self, flag: bool) -> bool:
+        """Ranks decide together, lest one goes on alone and waits for ever."""
+        if self.fabric.world_size == 1:
+            return flag
+        return bool(self.fabric.all_reduce(torch.tensor(float(flag), device=self.fabric.device), reduce_op="sum"))
 
     def mean_over_ranks(self, part: Tensor) -> float:
         return float(self.fabric.all_reduce(part, reduce_op="sum"))  # type: ignore[arg-type]
