@@ -1,4 +1,6 @@
-"""What one Limbeck step costs over a loop written by hand: `python bench/step.py [--out results/step.json]`.
+"""What one Limbeck step costs over a loop written by hand.
+
+    python bench/step.py [--out bench/results/step.json]
 
 The runners take turns, one step each and in a new random order every turn, so the machine's drift hits all alike. A
 repetition is the median of 20 steps; a ratio is the median over the repetitions of the ratios within each.
@@ -8,13 +10,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import random
 import statistics
 import subprocess
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -154,6 +159,15 @@ def ratio(medians: dict[str, list[float]], over: str, under: str) -> list[float]
     return [a / b for a, b in zip(medians[over], medians[under], strict=True)]
 
 
+def rounded(value: Any) -> Any:
+    """All numbers in it to four places."""
+    if isinstance(value, dict):
+        return {name: rounded(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [rounded(each) for each in value]
+    return round(value, 4) if isinstance(value, float) else value
+
+
 def commit() -> str:
     def git(*args: str) -> str:
         return subprocess.run(["git", *args], cwd=HERE, capture_output=True, text=True).stdout.strip()
@@ -172,10 +186,12 @@ def main() -> None:
     torch.set_num_threads(1)
 
     result = {
-        "what": "CPU milliseconds per step, 1 thread, batch 128, 1x28x28 in 100 classes, SGD with momentum",
+        "what": "milliseconds per step on 1 thread, batch 128, 1x28x28 in 100 classes, SGD with momentum",
         "commit": commit(),
         "torch": torch.__version__,
-        "machine": f"{torch.get_num_threads()} thread, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
+        "load": os.getloadavg()[0],
+        "torchdistill": "not installed" if find_spec("torchdistill") is None else "installed, not measured",
         "repetitions": args.repetitions,
         "steps": args.steps,
         "pairs": {},
@@ -188,21 +204,27 @@ def main() -> None:
         print(f"\n{pair}: teacher width {PAIRS[pair][0]}, student width {PAIRS[pair][1]}")
         print(f"  {'runner':20} {'cpu ms':>8} {'wall ms':>8}")
         for name in turns:
-            print(f"  {name:20} {statistics.median(medians['cpu'][name]):8.2f} {statistics.median(medians['wall'][name]):8.2f}")
+            cpu, wall = (statistics.median(medians[clock][name]) for clock in ("cpu", "wall"))
+            print(f"  {name:20} {cpu:8.2f} {wall:8.2f}")
         for where, over, under in [*LIMITS, *OTHERS]:
             if where != pair or over not in turns or under not in turns:
                 continue
-            values = ratio(medians["cpu"], over, under)
-            row = {
-                "pair": pair, "of": over, "over": under, "cpu": statistics.median(values), "cpu_each": values,
-                "wall": statistics.median(ratio(medians["wall"], over, under)), "limit": LIMITS.get((pair, over, under)),
-            }  # fmt: skip
+            cpu, wall = (ratio(medians[clock], over, under) for clock in ("cpu", "wall"))
+            row = {"pair": pair, "of": over, "over": under, "cpu": statistics.median(cpu), "cpu_each": cpu}
+            row |= {"wall": statistics.median(wall), "limit": LIMITS.get((pair, over, under))}
             result["ratios"].append(row)
-            limit = f"(at most {row['limit']}: {'met' if row['cpu'] <= row['limit'] else 'NOT met'})" if row["limit"] else ""
-            print(f"  {over} : {under}  cpu {row['cpu']:.3f} [{min(values):.3f}, {max(values):.3f}]  wall {row['wall']:.3f}  {limit}")
+            print(
+                f"  {over} : {under}  cpu {row['cpu']:.3f} [{min(cpu):.3f}, {max(cpu):.3f}]  wall {row['wall']:.3f}",
+                end="",
+            )
+            print(
+                ""
+                if row["limit"] is None
+                else f"  {'meets' if row['cpu'] <= row['limit'] else 'MISSES'} {row['limit']}"
+            )
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        args.out.write_text(json.dumps(rounded(result), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,12 +11,10 @@ from typing import Any, Literal
 import hypothesis.extra.numpy as hnp
 import numpy as np
 import torch
-from hypothesis import settings
-from hypothesis import strategies as st
+from hypothesis import settings, strategies as st
 from jaxtyping import install_import_hook
 from torch import Tensor
 
-import limbeck.losses
 from limbeck.data import UNLABELLED
 
 few = settings(max_examples=25, deadline=None, derandomize=True)
@@ -67,6 +65,7 @@ def checked_copy(package: str) -> ModuleType:
 
     A copy, because a user is to see the library's own errors, which a check before the call would hide.
     """
+    importlib.import_module(package)
     loaded = {name: module for name, module in sys.modules.items() if f"{name}.".startswith(f"{package}.")}
     for name in loaded:
         del sys.modules[name]
@@ -112,5 +111,3 @@ LOSSES = {
 
 #: Public, but not losses of rows: each has its tests beside those of its file.
 OTHERS = {"Chunked", "attention_map", "sampled_scores"}
-
-assert limbeck.losses is not losses

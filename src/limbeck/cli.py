@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from limbeck.errors import LimbeckError
+
 if TYPE_CHECKING:
     from limbeck.experiment import Experiment
 
@@ -25,15 +27,8 @@ def main() -> None:
     """Run the command line; errors of ours are one message, not a traceback."""
     try:
         app()
-    except BaseException as error:
-        limbeck_errors = sys.modules.get("limbeck.errors")
-        if limbeck_errors is None or not isinstance(error, limbeck_errors.LimbeckError):
-            raise
-        message = error.args[0] if error.args else str(error)
-        if isinstance(error, limbeck_errors.Interrupted):
-            typer.secho(f"\n{message}", fg="yellow", err=True)
-            sys.exit(130)
-        typer.secho(f"error: {message}", fg="red", err=True)
+    except LimbeckError as error:
+        typer.secho(f"error: {error.args[0]}", fg="red", err=True)
         sys.exit(2)
 
 
@@ -122,6 +117,8 @@ def distill(
         kept = base.settings or {} if "method" not in fields else {}
         fields["settings"] = {**kept, **settings}
     experiment = base.with_settings(**fields)
+    if base.teacher == Experiment().teacher and teacher is None and not takes_teacher(experiment):
+        experiment = experiment.with_settings(teacher=None)  # nobody asked for the default one
     run(experiment, out or fresh(Path("runs") / folder_name(experiment)), resume)
 
 
@@ -147,14 +144,21 @@ def setting(text: str, yaml: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def takes_teacher(experiment: Experiment) -> bool:
+    """Methods of known needs may do without; code is given the benefit of the doubt."""
+    from limbeck.experiment import needs
+
+    return "(" in experiment.method or bool(needs(experiment) & {"teacher", "teachers"})
+
+
 def modest(experiment: Experiment, given: dict[str, Any]) -> Experiment:
     """Without a GPU, and where the user named no budget, one that ends within minutes, said aloud."""
     import torch
 
     if torch.cuda.is_available() or given["data"] in (None, "digits"):
         return experiment
-    budget = {"examples": 2000, "epochs": 10, "teacher_epochs": 5}
-    budget = {name: number for name, number in budget.items() if given[name] is None}
+    budget = {"examples": 2000, "epochs": 10, "teacher_epochs": 5, "batch_size": 32}
+    budget = {name: number for name, number in budget.items() if given.get(name) is None}
     if budget:
         said = " ".join(f"--{name.replace('_', '-')}={number}" for name, number in budget.items())
         typer.secho(
@@ -183,10 +187,16 @@ def fresh(folder: Path) -> Path:
 
 def run(experiment: Experiment, folder: Path, resume: bool) -> None:
     from limbeck import show
+    from limbeck.errors import Interrupted
     from limbeck.experiment import distil
 
-    with show.progress() as watch:
-        result = distil(experiment, folder, resume=resume, watch=watch)
+    try:
+        with show.progress() as watch:
+            result = distil(experiment, folder, resume=resume, watch=watch)
+    except Interrupted as interrupted:  # here, as typer would turn it into a bare "Aborted"
+        typer.secho(f"\n{interrupted.args[0]}", fg="yellow", err=True)
+        typer.secho(f"limbeck distill --out {folder} --resume", err=True)
+        raise typer.Exit(130) from None
     show.result(result, folder)
 
 

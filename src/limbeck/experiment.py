@@ -64,7 +64,6 @@ class Experiment:
     alone: bool = True
     precision: str = "32-true"
     accelerator: str = "auto"
-    devices: int = 1
     compile: bool = False
 
     @classmethod
@@ -150,9 +149,11 @@ def distil(experiment: Experiment, folder: Path, *, resume: bool = False, watch:
     experiment.write(folder / "run.yaml")
     material = prepare(experiment)
     watch = watch or Watch()
-    teachers = train_teachers(material, folder, resume, watch)
-    if wants & {"teacher", "teachers"} and not teachers:
+    untrained = [material.model(name, seed=0) for name in names_of(experiment.teacher)]
+    if wants & {"teacher", "teachers"} and not untrained:
         raise SettingError(f"method {experiment.method} learns from a teacher: give --teacher resnet20x4, say")
+    student_run(material, method, untrained, None, None).setup()  # mistakes show now, not when the teacher is trained
+    teachers = train_teachers(material, folder, resume, watch)
     runs: dict[str, Run] = {}
     if experiment.alone and experiment.method != "supervised" and material.train.y is not None:
         runs[ALONE] = student_run(material, CE(), [], folder / "alone", watch.of(ALONE, experiment.epochs))
@@ -169,6 +170,11 @@ def distil(experiment: Experiment, folder: Path, *, resume: bool = False, watch:
     return result
 
 
+def names_of(models: str | None) -> list[str]:
+    """Several models are given with commas between them."""
+    return [] if models is None else models.split(",")
+
+
 class Watch:
     """Gives each part of an experiment its watcher; this one gives none."""
 
@@ -177,11 +183,11 @@ class Watch:
 
 
 def student_run(
-    material: Material, method: Objective, teachers: Sequence[nn.Module], folder: Path, watcher: Watcher | None
+    material: Material, method: Objective, teachers: Sequence[nn.Module], folder: Path | None, watcher: Watcher | None
 ) -> Run:
     """A student's run; alone or distilled, it starts from the same weights and sees the same batches."""
     e = material.experiment
-    names = e.student.split(",")
+    names = names_of(e.student)
     alone = not teachers and isinstance(method, CE)
     students = [material.model(name, seed=e.seed + 1000 * i) for i, name in enumerate(names[:1] if alone else names)]
     return Run(
@@ -199,7 +205,6 @@ def student_run(
         seed=e.seed,
         precision=e.precision,
         accelerator=e.accelerator,
-        devices=e.devices,
         compile=e.compile,
         folder=folder,
         watcher=watcher,
@@ -209,10 +214,8 @@ def student_run(
 def train_teachers(material: Material, folder: Path, resume: bool, watch: Watch) -> list[Net]:
     """The teachers, from their weights or trained here on all labels."""
     e = material.experiment
-    if e.teacher is None:
-        return []
-    names = e.teacher.split(",")
-    files = [None] * len(names) if e.teacher_weights is None else e.teacher_weights.split(",")
+    names = names_of(e.teacher)
+    files = [None] * len(names) if e.teacher_weights is None else names_of(e.teacher_weights)
     if len(files) != len(names):
         raise SettingError(f"{len(names)} teachers ({e.teacher}) and {len(files)} files of weights: give one each")
     teachers = []
@@ -234,7 +237,6 @@ def train_teachers(material: Material, folder: Path, resume: bool, watch: Watch)
                 seed=e.seed + 1_000_000 + i,
                 precision=e.precision,
                 accelerator=e.accelerator,
-                devices=e.devices,
                 folder=place,
                 watcher=watch.of(part, e.teacher_epochs),
             )
@@ -252,8 +254,10 @@ def judge(material: Material, teachers: Sequence[Net], runs: Mapping[str, Run]) 
     assert y is not None
     last = list(runs.values())[-1]
     names = [TEACHER] if len(teachers) == 1 else [f"{TEACHER} {i + 1}" for i in range(len(teachers))]
+    known = {TEACHER: last.teacher_logits} if names == [TEACHER] and last.teacher_logits is not None else {}
     nets = dict(zip(names, teachers, strict=True)) | {name: run.students[0] for name, run in runs.items()}
-    logits = {name: last.predict(net, material.test) for name, net in nets.items()}
+    logits = {name: last.predict(net, material.test) for name, net in nets.items() if name not in known}
+    logits = {name: {**known, **logits}[name] for name in nets}
     spent = cost(nets, material.example.float().div(255))
     models = {}
     for name in nets:

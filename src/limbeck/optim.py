@@ -23,7 +23,8 @@ class Optim(Protocol):
 
 @dataclass(frozen=True)
 class SGD:
-    """Stochastic gradient descent with momentum, in torch's fused form."""
+    """Stochastic gradient descent with momentum, in torch's fused form for float32 and float64: on the CPU that of
+    smaller types leaves weights as they are (pytorch/pytorch#191763)."""
 
     lr: float | Schedule
     momentum: float = 0.9
@@ -31,13 +32,14 @@ class SGD:
     nesterov: bool = False
 
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        parameters = list(parameters)
         return torch.optim.SGD(
             parameters,
             lr=0.0,  # set before every step
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             nesterov=self.nesterov,
-            fused=True,
+            fused=all(parameter.dtype.itemsize >= 4 for parameter in parameters),
         )
 
 

@@ -154,7 +154,9 @@ def read(code: str) -> Any:
                     raise UnknownName(
                         f"{name!r} in {code!r} is no objective, schedule or method; {nearest(name, known)}"
                     )
-                named = {each.arg: walk(each.value) for each in keywords if each.arg is not None}
+                if any(each.arg is None for each in keywords):
+                    raise SettingError(f"** in {code!r}: write the settings out")
+                named = {str(each.arg): walk(each.value) for each in keywords}
                 try:
                     return known[name](*map(walk, args), **named)
                 except TypeError as error:
@@ -167,6 +169,6 @@ def read(code: str) -> Any:
                 )
 
     try:
-        return walk(ast.parse(code, mode="eval"))
-    except (SyntaxError, TypeError) as error:
+        return walk(ast.parse(code.strip(), mode="eval"))
+    except (SyntaxError, TypeError, ArithmeticError) as error:
         raise SettingError(f"{code!r} does not make a method: {error}") from error

@@ -8,15 +8,12 @@ Devices, precision, ranks and checkpoint files are Lightning Fabric's. One optim
 
 from __future__ import annotations
 
+import functools
 import json
 import math
-import os
-import pickle
-import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,9 +21,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from limbeck import checks
+from limbeck import checkpoint, checks
+from limbeck.checkpoint import finish_step_on_interrupt
 from limbeck.data import Batch, Data, as_data, plan
-from limbeck.errors import CheckpointError, DataError, Interrupted, SettingError, SignalError, nearest
+from limbeck.errors import DataError, Interrupted, SettingError, SignalError, nearest
 from limbeck.objective import Objective, as_terms
 from limbeck.optim import SGD, Optim
 from limbeck.schedules import Clock, value
@@ -60,7 +58,7 @@ class Bundle(nn.Module):
         """This micro-batch's share of the loss, and of each of its terms."""
         terms = as_terms(self.method.loss(step, self.state))
         parts = {name: term.part(step) for name, term in terms.items()}
-        return torch.stack(list(parts.values())).sum(), {name: part.detach() for name, part in parts.items()}
+        return sum_of(parts.values()), {name: part.detach() for name, part in parts.items()}
 
 
 @dataclass(eq=False, kw_only=True)
@@ -124,6 +122,7 @@ class Run:
         self.memory_format = self.pick_memory_format()
         for module in [*self.students, *(teacher for teacher in self.teachers if isinstance(teacher, nn.Module))]:
             module.to(fabric.device).to(memory_format=self.memory_format)  # type: ignore[call-overload]
+            fabric.strategy.precision.convert_module(module)  # only "true" precisions do
         self.rng = torch.Generator().manual_seed(self.seed)
         self.local_rng = torch.Generator().manual_seed(self.seed + 1 + fabric.global_rank)
         self.epoch = self.done = self.steps_done = 0  # done: steps of this epoch
@@ -131,8 +130,14 @@ class Run:
         self.history: list[Row] = []
         self.shapes, self.num_classes = checks.probe(self)
         self.bundle = Bundle(self.method, self.students, self.method.init(self)).to(fabric.device)
+        fabric.strategy.precision.convert_module(self.bundle)
         checks.dry_step(self)
         parameters = [parameter for parameter in self.bundle.parameters() if parameter.requires_grad]
+        if not parameters:
+            raise SettingError(
+                "no parameter of the student has requires_grad: let some train. If the student is the teacher, "
+                "which is frozen, pass copy.deepcopy(teacher)"
+            )
         if self.compile:
             for net in [*self.students, *self.teachers]:
                 net.compile()
@@ -206,7 +211,7 @@ class Run:
             self.steps_done += 1
             if self.watcher is not None:
                 self.watcher.step(self)
-            if interrupted.is_set():
+            if self.on_any_rank(interrupted.is_set()):
                 where = f"saved as {self.save()}: go on with resume" if self.checkpoint else "no folder, nothing saved"
                 raise Interrupted(f"stopped after step {self.steps_done}; {where}")
             if self.save_every and self.steps_done % self.save_every == 0:
@@ -245,12 +250,12 @@ class Run:
         """How many rows the whole step has, and each of its masks, over micro-batches and ranks."""
         names = sorted({"labelled", "unlabelled"}.union(*(step.batch.masks for step in steps)))
         rows = sum(step.rows for step in steps)
-        masks = torch.stack([sum_of(step.mask(name) for step in steps) for name in names])
+        masks = torch.stack([sum_of(step.mask(name).sum() for step in steps) for name in names])
         if self.fabric.world_size > 1:
             both = torch.cat([masks, masks.new_tensor([rows])])
             both = self.fabric.all_reduce(both, reduce_op="sum")  # type: ignore[assignment]
             masks, rows = both[:-1], int(both[-1])
-        return {None: rows, **dict(zip(names, masks.clamp(min=1).unbind(), strict=True))}
+        return {None: max(rows, 1), **dict(zip(names, masks.clamp(min=1).unbind(), strict=True))}
 
     def plan(self, epoch: int) -> list[Tensor]:
         """The ids of this epoch's optimiser steps; too small a last batch is left out."""
@@ -270,14 +275,22 @@ class Run:
             [micro for group in groups for micro in group], seed=self.seed, epoch=self.epoch
         )
         for group in groups:
-            yield [self.on_device(next(batches)) for _ in group]
+            micros = [next(batches) for _ in group]
+            if self.unlabelled is not None:  # an example may come more than once in an epoch: new views each time
+                for batch in micros:
+                    batch.epoch = self.steps_done
+            yield [self.on_device(batch) for batch in micros]
 
     def on_device(self, batch: Batch) -> Batch:
+        """On the device, in the run's precision, without the rows that are not valid."""
         if not self.train_data.in_memory:  # in-memory labels were all checked at the start
             checks.labels(batch, getattr(self, "num_classes", None))
-        if self.fabric.device.type != "cpu":
-            batch = batch.to(self.fabric.to_device)
-        return batch.valid()
+        return self.moved(batch).valid()
+
+    def moved(self, batch: Batch) -> Batch:
+        if self.fabric.strategy.precision.precision.endswith("true"):  # else autocast sees to it
+            batch.convert = self.fabric.strategy.precision.convert_input
+        return batch if self.fabric.device.type == "cpu" else batch.to(self.fabric.to_device)
 
     def gather(self, rows: Tensor) -> Tensor:
         """Rows of all ranks, in their order; ranks may hold different numbers of them."""
@@ -291,7 +304,7 @@ class Run:
 
     def end_epoch(self, clock: Clock, started: float) -> None:
         for buffer in self.bundle.students.buffers() if self.fabric.world_size > 1 else ():
-            self.fabric.broadcast(buffer)
+            buffer.copy_(self.fabric.broadcast(buffer))
         terms = {name: self.mean_over_ranks(total) / self.done for name, total in self.sums.items()}
         row: Row = {
             "epoch": self.epoch + 1,
@@ -316,6 +329,12 @@ class Run:
         if self.watcher is not None:
             self.watcher.epoch(self, row)
 
+    def on_any_rank(self, flag: bool) -> bool:
+        """Ranks decide together, lest one goes on alone and waits for ever."""
+        if self.fabric.world_size == 1:
+            return flag
+        return bool(self.fabric.all_reduce(torch.tensor(float(flag), device=self.fabric.device), reduce_op="sum"))
+
     def mean_over_ranks(self, part: Tensor) -> float:
         return float(self.fabric.all_reduce(part, reduce_op="sum"))  # type: ignore[arg-type]
 
@@ -329,7 +348,7 @@ class Run:
         if data is None:
             raise SettingError("there is no test data: give Run(test=...)")
         ids = list(torch.arange(data.num_examples).split(512))
-        views = (batch.to(self.fabric.to_device).view("x") for batch in data.batches(ids))
+        views = (self.moved(batch).view("x") for batch in data.batches(ids))
         return predict(net, views)
 
     def evaluate(self) -> Row:
@@ -367,85 +386,17 @@ class Run:
         return None if self.folder is None else Path(self.folder) / "last.ckpt"
 
     def save(self, path: Path | str | None = None) -> Path:
-        """Write a checkpoint, whole or not at all: a new file takes the old one's place when it is on the disk."""
-        path = Path(path) if path is not None else self.checkpoint
+        """Write a checkpoint, whole or not at all; by default folder/last.ckpt."""
+        path = path if path is not None else self.checkpoint
         if path is None:
             raise SettingError("where to? give save(path) or Run(folder=...)")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".partial")
-        streams = [self.local_rng.get_state(), torch.get_rng_state()]
-        if self.fabric.device.type == "cuda":
-            streams.append(torch.cuda.get_rng_state())
-        self.fabric.save(
-            temporary,
-            {
-                "bundle": self.module,
-                "optimizer": self.torch_optimizer,
-                "method": repr(self.method),
-                "progress": [self.epoch, self.done, self.steps_done],
-                "sums": self.sums,
-                "history": self.history,
-                "rng": self.rng.get_state(),
-                "streams": [self.gather(stream.unsqueeze(0)) for stream in streams],
-            },
-        )
-        self.fabric.barrier()
-        if self.fabric.is_global_zero:
-            if temporary.is_file():
-                with open(temporary, "rb+") as file:
-                    os.fsync(file.fileno())
-            os.replace(temporary, path)
-        self.fabric.barrier()
-        return path
+        return checkpoint.save(self, Path(path))
 
     def load(self, path: Path | str) -> None:
         """Continue from a checkpoint: the same steps to the bit as if nothing had happened."""
         self.setup()
-        try:
-            saved = self.fabric.load(path, weights_only=True)
-            if saved["method"] != repr(self.method):
-                raise CheckpointError(f"{path} is of the method {saved['method']}; this run's is {self.method!r}")
-            if len(saved["streams"][0]) != self.fabric.world_size:
-                raise CheckpointError(
-                    f"{path} is of {len(saved['streams'][0])} ranks; this run has {self.fabric.world_size}"
-                )
-            self.fabric.load(path, {"bundle": self.module, "optimizer": self.torch_optimizer}, weights_only=True)
-        except (CheckpointError, FileNotFoundError):
-            raise
-        except (pickle.UnpicklingError, RuntimeError, LookupError, EOFError, OSError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{path} is no checkpoint of this run: {error}") from error
-        self.epoch, self.done, self.steps_done = saved["progress"]
-        self.sums = {name: total.to(self.fabric.device) for name, total in saved["sums"].items()}
-        self.history = saved["history"]
-        self.rng.set_state(saved["rng"])
-        local, *others = [stream[self.fabric.global_rank].cpu() for stream in saved["streams"]]
-        self.local_rng.set_state(local)
-        torch.set_rng_state(others[0])
-        if len(others) > 1:
-            torch.cuda.set_rng_state(others[1])
-        if self.folder is not None and self.fabric.is_global_zero and self.history:  # drop rows of a later, lost end
-            (Path(self.folder) / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in self.history))
+        checkpoint.load(self, path)
 
 
-def sum_of(masks: Iterator[Tensor]) -> Tensor:
-    return torch.stack([mask.sum() for mask in masks]).sum()
-
-
-@contextmanager
-def finish_step_on_interrupt() -> Iterator[threading.Event]:
-    """Within, the first ctrl-C sets the event instead of raising anywhere; a second one raises."""
-    interrupted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupted
-        return
-
-    def stop(number: int, frame: Any) -> None:
-        if interrupted.is_set():
-            raise KeyboardInterrupt
-        interrupted.set()
-
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        yield interrupted
-    finally:
-        signal.signal(signal.SIGINT, before)
+def sum_of(tensors: Iterable[Tensor]) -> Tensor:
+    return functools.reduce(torch.add, tensors)

@@ -83,6 +83,10 @@ class Tap:
     def __init__(self, name: str) -> None:
         self.name = name
         self.kept: Tensor | None = None
+        self.version = 0  # of what was kept: it tells whether it was changed in place since
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"kept": None}  # copies and files hold no activations
 
     def output(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self.keep(output)
@@ -97,7 +101,7 @@ class Tap:
         if value.is_inference():  # no version tells of a change in place after it
             with torch.inference_mode(False):
                 value = value.clone()
-        self.kept = value
+        self.kept, self.version = value, value._version
 
     def take(self) -> Tensor:
         if self.kept is None:
@@ -154,17 +158,13 @@ class Net(nn.Module):
         self.taps: dict[str, Tap] = {}
 
     def forward(self, x: Any, view: str = "x", index: Tensor | None = None) -> Output:
+        for tap in self.taps.values():
+            tap.kept = None  # of a call of the module itself
         raw = self.hand_over(self.module, x if self.inputs is None else self.inputs(x))
         signals = as_signals(raw)
         for name, tap in self.taps.items():
             signals[name] = tap.take()
-        # An in-place activation after a tapped layer would silently change what was read; the version tells.
-        versions = {
-            name: kept._version
-            for name in self.taps
-            if isinstance(kept := signals[name], Tensor) and not kept.is_inference()
-        }
-        return Output(signals, versions)
+        return Output(signals, {name: tap.version for name, tap in self.taps.items()})
 
     def read(self, names: Iterable[str], *, owner: str = "model") -> None:
         """Tap these layers (or `.embedding`, `.hidden`, `.attention`) from now on.
@@ -179,7 +179,8 @@ class Net(nn.Module):
                 continue
             tap = Tap(name)
             if name == EMBEDDING:
-                self.layer(self.head or self.last_linear(owner), owner).register_forward_pre_hook(tap.input)
+                head = self.layer(self.head, owner) if self.head else self.last_linear(owner)
+                head.register_forward_pre_hook(tap.input)
             else:
                 self.layer(name, owner).register_forward_hook(tap.output)
             self.taps[name] = tap
@@ -189,13 +190,13 @@ class Net(nn.Module):
         return type(self.module).__name__
 
     def layer(self, path: str, owner: str) -> nn.Module:
-        layers: dict[str, nn.Module] = dict(self.module.named_modules())
-        if path not in layers or not path:
+        layers: dict[str, nn.Module] = {path: layer for path, layer in self.module.named_modules() if path}
+        if path not in layers:
             raise SignalError(f"the {owner} ({self.kind}) has no layer {path!r}; {nearest(path, layers)}")
         return layers[path]
 
-    def last_linear(self, owner: str) -> str:
-        linear: list[str] = [path for path, layer in self.module.named_modules() if isinstance(layer, nn.Linear)]
+    def last_linear(self, owner: str) -> nn.Linear:
+        linear: list[nn.Linear] = [layer for layer in self.module.modules() if isinstance(layer, nn.Linear)]
         if not linear:
             raise SignalError(
                 f"the {owner} ({self.kind}) has no nn.Linear whose input could be its embedding: "
@@ -211,7 +212,10 @@ class Net(nn.Module):
                 f"the {owner} ({self.kind}) has no config.{flag} to ask for {name!r}: "
                 f"return a mapping with 'hidden_states' or 'attentions' by Net(model, forward=...)"
             )
-        setattr(config, flag, True)
+        try:
+            setattr(config, flag, True)
+        except ValueError as error:  # attention of a kind that does not keep its maps
+            raise SignalError(f"the {owner} ({self.kind}) cannot give {name!r}: {error}") from error
 
 
 def as_net(model: nn.Module) -> Net:

@@ -25,24 +25,27 @@ class Player:
     def __init__(self, step: Step, name: str, model: Callable[[Any, str, Tensor], Output]) -> None:
         self.step, self.name, self.model = step, name, model
         self.seen: dict[str, Output] = {}
+        self.forwards: list[set[str]] = []  # the views that went through the model together
 
     def __call__(self, view: str = "x") -> Output:
         if view not in self.seen:
             self.seen[view] = self.model(self.step.view(view), view, self.step.index)
+            self.forwards.append({view})
         return self.seen[view]
 
     def join(self, *views: str) -> list[Output]:
         """The outputs on several views from one forward, so that batch normalisation sees them together."""
-        alone = [view for view in views if view in self.seen]
-        if alone and len(alone) < len(views):
-            raise SettingError(
-                f"the {self.name} has run on {alone} alone already, and is now asked for {list(views)} in one forward: "
-                f"put the objective that joins views first in the sum"
-            )
-        if not alone:
+        if not any(set(views) <= forward for forward in self.forwards):
+            alone = [view for view in views if view in self.seen]
+            if alone:
+                raise SettingError(
+                    f"the {self.name} has run on {alone} alone already, and is now asked for {list(views)} in one "
+                    f"forward: put the objective that joins views first in the sum"
+                )
             inputs = [self.step.view(view) for view in views]
             whole = self.model(concatenate(inputs), "+".join(views), self.step.index)
             self.seen.update(zip(views, whole.split([self.step.rows] * len(views)), strict=True))
+            self.forwards.append(set(views))
         return [self.seen[view] for view in views]
 
 
@@ -102,6 +105,7 @@ class Step:
         """Ask the models anew: what `prepare` asked them was without gradient, and maybe of another batch."""
         for player in (*self.students, *self.teachers):
             player.seen.clear()
+            player.forwards.clear()
 
     @property
     def rng(self) -> torch.Generator:

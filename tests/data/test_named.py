@@ -183,13 +183,17 @@ def test_not_found_says_where_and_what_to_do(places: dict[str, Path]) -> None:
         (FILES[0], b"", "no idx file of 3 dimensions"),
         (FILES[0], contents()[FILES[1]], "no idx file of 3 dimensions of uint8: begins with 00000801"),
         (FILES[1], contents()[FILES[0]], "no idx file of 1 dimensions"),
-        (FILES[1], gzip.compress(bytes([0, 0, 8, 1, 0, 0])), "no idx file of 1 dimensions"),
+        (FILES[1], gzip.compress(bytes([0, 0, 8, 1, 0, 0]), mtime=0), "no idx file of 1 dimensions"),
         (
             FILES[0],
-            gzip.compress(gzip.decompress(contents()[FILES[0]])[:-1]),
+            gzip.compress(gzip.decompress(contents()[FILES[0]])[:-1], mtime=0),
             "39 values, but its header says 5 x 2 x 4",
         ),
-        (FILES[1], gzip.compress(gzip.decompress(contents()[FILES[1]]) + b"\1"), "6 values, but its header says 5"),
+        (
+            FILES[1],
+            gzip.compress(gzip.decompress(contents()[FILES[1]]) + b"\1", mtime=0),
+            "6 values, but its header says 5",
+        ),
         (FILES[1], idx(np.arange(4)), "4 labels for the 5 images"),
         (FILES[1], idx(np.arange(5) + 8), "the label 12, but there are only 10 classes"),
     ],
@@ -223,7 +227,7 @@ def test_load_of_ones_own(monkeypatch: pytest.MonkeyPatch) -> None:
     module.make = lambda: (part, part)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "my_data", module)
     assert load("my_data:make") == (part, part)
-    with pytest.raises(LookupError, match="'my_data' has no function 'mak'"):
+    with pytest.raises(LookupError, match="'my_data' has no 'mak'"):
         load("my_data:mak")
 
 

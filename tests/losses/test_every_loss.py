@@ -3,14 +3,13 @@
 import jaxtyping
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from torch import Tensor
 
 import limbeck.losses
 from limbeck.errors import ShapeError
 from limbeck.losses import Chunked
-from tests.strategies import LOSSES, OTHERS, Loss, batches, few, labels, losses, normal
+from tests.strategies import LOSSES, OTHERS, Loss, batches, few, losses, normal
 
 every = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 divergences = {name: loss for name, loss in LOSSES.items() if loss.divergence}
@@ -137,21 +136,3 @@ def test_chunked_gives_the_same_numbers(loss: Loss, data: st.DataObject) -> None
     chunked = Loss(loss.kind, Chunked(loss.call, pieces))
     plain = value_and_gradient(loss, student, teacher, y)
     torch.testing.assert_close(value_and_gradient(chunked, student, teacher, y), plain, rtol=1e-12, atol=1e-12)
-
-
-@every
-@few
-@given(st.data())
-def test_an_unlabelled_row_is_no_nan(loss: Loss, data: st.DataObject) -> None:
-    student, teacher, y = data.draw(batches(loss.kind))
-    nobody = torch.full_like(y, -1)
-    value, gradient = value_and_gradient(loss, student, teacher, nobody)
-    assert value.isfinite().all()
-    assert gradient.isfinite().all()
-
-
-@few
-@given(st.integers(1, 5).flatmap(lambda c: labels(6, c)))
-def test_labels_are_generated_with_and_without(y: Tensor) -> None:
-    assert y.shape == (6,)
-    assert y.min() >= -1

@@ -198,7 +198,7 @@ def test_unknown_name_says_what_to_write() -> None:
 
 @pytest.mark.parametrize("name", ["", "resnet", "wrn40", "cnn3", "cnnx0", "vitx2", "resnet8x", "Resnet8"])
 def test_half_a_name_is_unknown(name: str) -> None:
-    with pytest.raises(LookupError, match="There is no model"):
+    with pytest.raises(LookupError, match="no model"):
         build(name, channels=3, classes=10)
 
 

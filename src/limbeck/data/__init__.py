@@ -37,10 +37,12 @@ class Batch:
         masks: Mapping[str, Tensor] | None = None,
         seed: int = 0,
         epoch: int = 0,
+        convert: Callable[[Any], Any] = lambda x: x,
     ) -> None:
         self.inputs, self.y, self.index = inputs, y, index
         self.views, self.masks = views, dict(masks or {})
         self.seed, self.epoch = seed, epoch
+        self.convert = convert  # to the run's precision
         self.made: dict[str, Any] = {}
 
     def __len__(self) -> int:
@@ -57,7 +59,7 @@ class Batch:
             draw = lambda stream, n: uniform(  # noqa: E731
                 self.seed, self.index, epoch=self.epoch, stream=f"{name}/{stream}", n=n
             )
-            self.made[name] = self.views[name](to_float(self.inputs), draw)
+            self.made[name] = self.convert(self.views[name](to_float(self.inputs), draw))
         return self.made[name]
 
     def mask(self, name: str) -> Tensor:
@@ -77,10 +79,12 @@ class Batch:
 
     def valid(self) -> Batch:
         """Without the rows whose mask "valid" is False: they reach no model, no statistic and no loss."""
-        if "valid" not in self.masks or bool(self.masks["valid"].all()):
+        if "valid" not in self.masks:
             return self
         rows = self.masks["valid"].nonzero().squeeze(1)
         masks = {name: mask[rows] for name, mask in self.masks.items() if name != "valid"}
+        if len(rows) == len(self):
+            return self.like(self.inputs, self.y, self.index, masks)
         y = None if self.y is None else self.y[rows]
         return self.like(pick(self.inputs, rows), y, self.index[rows], masks)
 
@@ -91,7 +95,8 @@ class Batch:
 
     def like(self, inputs: Any, y: Tensor | None, index: Tensor, masks: Mapping[str, Tensor]) -> Batch:
         """Other rows with the same views and seeds."""
-        return Batch(inputs, y, index, views=self.views, masks=masks, seed=self.seed, epoch=self.epoch)
+        settings = {"views": self.views, "seed": self.seed, "epoch": self.epoch, "convert": self.convert}
+        return Batch(inputs, y, index, masks=masks, **settings)  # type: ignore[arg-type]
 
 
 class Data:
@@ -305,7 +310,10 @@ def split_label(item: Any) -> tuple[Any, Tensor | None]:
                 return {name: part for name, part in item.items() if name != key}, item[key]
         return dict(item), None
     if isinstance(item, tuple | list):
-        return (item[0], item[1]) if len(item) == 2 else (item[0], None)
+        inputs = item[0]
+        if isinstance(inputs, list) and all(isinstance(part, Tensor) for part in inputs):
+            inputs = tuple(inputs)  # torch's collate makes lists of tuples; a tuple is a model's arguments
+        return (inputs, item[1]) if len(item) == 2 else (inputs, None)
     return item, None
 
 

@@ -6,7 +6,6 @@ found nowhere. Nothing happens on import.
 
 import gzip
 import hashlib
-import importlib
 import os
 import zlib
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from limbeck.data.draws import integers, uniform
 from limbeck.errors import DataError, SettingError, UnknownName, nearest
+from limbeck.own import own
 
 __all__ = ["UNLABELLED", "Images", "digits", "fashion_mnist", "few_labels", "load", "noisy_labels"]
 
@@ -50,10 +50,7 @@ def load(name: str) -> tuple[Images, Images]:
         name: "digits", "fashion-mnist", or "module:function" for a function of one's own that returns such a pair.
     """
     if ":" in name:
-        module, _, function = name.partition(":")
-        make = getattr(importlib.import_module(module), function, None)
-        if make is None:
-            raise UnknownName(f"module {module!r} has no function {function!r}, which the data set {name!r} asks for")
+        make = own(name)
     else:
         make = _NAMED.get(name.replace("_", "-"))
         if make is None:

@@ -9,13 +9,13 @@ whose input is the embedding.
 import inspect
 import re
 from collections.abc import Callable
-from difflib import get_close_matches
-from importlib import import_module
 from typing import TypeVar
 
 from torch import nn
 
+from limbeck.errors import UnknownName, nearest
 from limbeck.models import cnn, mixer, resnet, vit
+from limbeck.own import own
 
 __all__ = ["build", "model", "names"]
 
@@ -60,8 +60,7 @@ def build(name: str, *, channels: int, classes: int, size: int | tuple[int, int]
 def _find(name: str) -> tuple[Callable[..., nn.Module], dict[str, int]]:
     """The family's function, and the depth and width that the name gives it."""
     if ":" in name:
-        module, _, function = name.partition(":")
-        return getattr(import_module(module), function), {}
+        return own(name), {}
 
     # A whole name goes first, so that a family's own name may end in digits.
     match = None if name in _families else re.fullmatch(_NAME, name)
@@ -69,10 +68,9 @@ def _find(name: str) -> tuple[Callable[..., nn.Module], dict[str, int]]:
     family = _families.get(parts.pop("family"))
     numbers = {key: int(digits) for key, digits in parts.items() if digits is not None}
     if family is None or not _accepts(family, numbers):
-        near = get_close_matches(name, names(), n=3) or names()
-        raise LookupError(
-            f"There is no model {name!r}; try {', '.join(near)}. For a network of your own write "
-            "'module:function': the function is called with channels, classes and size and returns the network."
+        raise UnknownName(
+            f"no model {name!r}; {nearest(name, names())} For a network of your own write 'module:function': the "
+            f"function is called with channels, classes and size and returns the network"
         )
     return family, numbers
 

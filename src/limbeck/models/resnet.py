@@ -6,6 +6,7 @@ Wide ResNet: Zagoruyko & Komodakis, "Wide Residual Networks", BMVC 2016.
 
 from torch import Tensor, nn
 
+from limbeck.errors import SettingError
 from limbeck.models.cnn import conv, conv_bn_relu, three_stages
 
 
@@ -66,7 +67,7 @@ def resnet(*, channels: int, classes: int, size: tuple[int, int], depth: int, wi
     `width` multiplies the stages' 16/32/64 channels and half of it the stem's 16, so resnet8x4 has 32 and 64/128/256.
     """
     if depth < 8 or depth % 6 != 2:
-        raise ValueError(f"a ResNet here is 6n + 2 layers deep (8, 14, 20, ...), not {depth}")
+        raise SettingError(f"a ResNet here is 6n + 2 layers deep (8, 14, 20, ...), not {depth}")
     stem = 16 * max(1, width // 2)
     return three_stages(
         conv_bn_relu(channels, stem),
@@ -80,7 +81,7 @@ def resnet(*, channels: int, classes: int, size: tuple[int, int], depth: int, wi
 def wrn(*, channels: int, classes: int, size: tuple[int, int], depth: int, width: int) -> nn.Sequential:
     """Wide ResNet of depth 6n + 4, `width` times 16/32/64 channels: (b, channels, h, w) -> (b, classes)."""
     if depth < 10 or depth % 6 != 4:
-        raise ValueError(f"a Wide ResNet is 6n + 4 layers deep (10, 16, 22, ...), not {depth}")
+        raise SettingError(f"a Wide ResNet is 6n + 4 layers deep (10, 16, 22, ...), not {depth}")
     return three_stages(
         conv(channels, 16),
         PreactivationBlock,

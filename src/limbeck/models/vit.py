@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from limbeck.errors import SettingError
+
 
 class Patch(nn.Module):
     """Cuts the image into square patches and maps each linearly: (b, channels, h, w) -> (b, `tokens`, dim).
@@ -16,7 +18,7 @@ class Patch(nn.Module):
         height, width = size
         sides = [p for p in range(2, min(size)) if height % p == width % p == 0 and height * width <= 64 * p * p]
         if not sides:
-            raise ValueError(f"no square patches cut {height}x{width} pixels into 64 tokens or fewer; pad or resize")
+            raise SettingError(f"no square patches cut {height}x{width} pixels into 64 tokens or fewer; pad or resize")
         side = sides[0]
         self.tokens = height * width // side**2
         self.conv = nn.Conv2d(channels, dim, kernel_size=side, stride=side)
