@@ -26,6 +26,10 @@ def each(methods: list[Method]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("method", methods, ids=lambda method: method.name)
 
 
+#: The judge of MEAL V2 ends in a ReLU, which may be dead from its start; as released, and said in its docstring.
+IDLE = {"meal_v2": [f"state.1.{layer}.{part}" for layer in (0, 2, 4) for part in ("weight", "bias")]}
+
+
 @each(METHODS)
 def test_prints(method: Method) -> None:
     conformance.check_prints(method)
@@ -53,7 +57,7 @@ def test_teacher_is_unchanged(method: Method) -> None:
 
 @each(METHODS)
 def test_all_that_is_trainable_trains(method: Method, tmp_path: Path) -> None:
-    conformance.check_all_trains(method, tmp_path)
+    conformance.check_all_trains(method, tmp_path, idle=IDLE.get(method.name, ()))
 
 
 @each(METHODS)

@@ -85,7 +85,10 @@ class Place(nn.Module):
 def graft(net: Net, kind: type[Head], make: Callable[[nn.Linear], Head]) -> tuple[str, Head]:
     """Put make(linear) where the net's last linear layer was; its path, and itself. One of this kind that is there
     already, from an earlier run, stays."""
-    path = net.head or net.last_linear("student")
+    last = net.last("student")
+    path = next(path for path, layer in net.module.named_modules() if layer is last)
+    if not path:
+        raise SettingError(f"a {kind.__name__} takes the place of a layer; this model is one: nn.Sequential(model)")
     for place in (path, path.rpartition(".")[0]):
         there = net.module.get_submodule(place)
         if place and isinstance(there, kind):

@@ -179,8 +179,7 @@ class Net(nn.Module):
                 continue
             tap = Tap(name)
             if name == EMBEDDING:
-                head = self.layer(self.head, owner) if self.head else self.last_linear(owner)
-                head.register_forward_pre_hook(tap.input)
+                self.last(owner).register_forward_pre_hook(tap.input)
             else:
                 self.layer(name, owner).register_forward_hook(tap.output)
             self.taps[name] = tap
@@ -194,6 +193,10 @@ class Net(nn.Module):
         if path not in layers:
             raise SignalError(f"the {owner} ({self.kind}) has no layer {path!r}; {nearest(path, layers)}")
         return layers[path]
+
+    def last(self, owner: str) -> nn.Module:
+        """The last layer: the one named as head, else the last linear one."""
+        return self.layer(self.head, owner) if self.head else self.last_linear(owner)
 
     def last_linear(self, owner: str) -> nn.Linear:
         linear: list[nn.Linear] = [layer for layer in self.module.modules() if isinstance(layer, nn.Linear)]

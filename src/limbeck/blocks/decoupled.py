@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,8 @@ class EnhancedExits(Objective):
     layers: the ends of all the student's stages, in order. A branch shrinks its maps as many times as stages follow;
     see `branch`. Deviation: layers have torch's initial weights.
     """
+
+    couples: ClassVar[bool] = True  # the branches' batch normalisation sees its micro-batch
 
     layers: tuple[str, ...]
     eps: float

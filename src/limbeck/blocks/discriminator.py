@@ -45,7 +45,8 @@ class Discriminator(Objective):
         teachers = step.teachers or (step.teacher,)  # the latter says that there is none
         teacher = torch.stack([wide(each("x").logits) for each in teachers]).mean(0)
         turned = 2 * student.detach() - student  # its value is the student's, its gradient turned round
-        sides = state(turned if self.reverse else student), state(teacher)
+        dtype = state[0].weight.dtype
+        sides = state((turned if self.reverse else student).to(dtype)), state(teacher.to(dtype))
         truth = torch.eye(2, dtype=student.dtype, device=student.device)  # (1, 0): a student, (0, 1): a teacher
         parts = [binary_cross_entropy(side, row.expand_as(side)) for side, row in zip(sides, truth, strict=True)]
         return {"judge": (parts[0] + parts[1]) / 2}

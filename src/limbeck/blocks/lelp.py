@@ -75,7 +75,7 @@ class LELP(Objective):
                 f"the student has a head of {there.parts} subclasses per class, and the method {self.subclasses}"
             )
         net.read([f"{path}.linear"], owner="student")
-        return Directions(weight.float(), bias.float(), path)
+        return Directions(weight.to(h.dtype), bias.to(h.dtype), path)
 
     def loss(self, step: Step, state: Any) -> Terms:
         teacher = step.teacher("x")
@@ -120,7 +120,8 @@ def class_directions(
 @torch.no_grad()
 def embeddings(run: Run, sample: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """The teacher's embeddings (n, d) of some training examples, and their classes (n,): the label, or its guess."""
-    ids = torch.randperm(run.num_examples, generator=generator)[:sample].sort().values.split(256)
+    pool = run.train_data.masks.get("valid", torch.ones(run.num_examples, dtype=torch.bool)).nonzero().squeeze(1)
+    ids = pool[torch.randperm(len(pool), generator=generator)[:sample].sort().values].split(256)
     rows, labels = [], []
     for batch in map(run.on_device, run.train_data.batches(ids)):
         output = run.teachers[0](batch.view("x"), "x", batch.index)
@@ -135,7 +136,7 @@ def embeddings(run: Run, sample: int, generator: torch.Generator) -> tuple[Tenso
 def last_weight(teacher: Any) -> Tensor:
     """The weight (classes, d) that makes a model's logits of its embedding."""
     net = getattr(teacher, "net", None)
-    last = net.layer(net.head or net.last_linear("teacher"), "teacher") if isinstance(net, Net) else None
+    last = net.last("teacher") if isinstance(net, Net) else None
     if not isinstance(last, nn.Linear):
         raise SettingError("the teacher has no linear last layer to look at: set null_space=False")
     return last.weight.detach()

@@ -55,7 +55,8 @@ class AdvCompSum(Objective):
         x, y, net = batch.view("x"), step.y, step.run.students[0]
         if not isinstance(x, Tensor):
             raise SignalError(f"only a tensor can be moved; the view 'x' is a {type(x).__name__}")
-        moved = self.nearby(x, x + self.radius * (2 * step.uniform("adversarial", x[0].numel()).view_as(x) - 1))
+        start = step.uniform("adversarial", x[0].numel()).view_as(x).to(x)
+        moved = self.nearby(x, x + self.radius * (2 * start - 1))
         training = net.training
         net.eval()
         before = net(x).logits

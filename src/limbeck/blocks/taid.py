@@ -32,7 +32,7 @@ class Wander(nn.Module):
 
     def follow(self, loss: Tensor, *, line: float, end: float, alpha: float, beta: float) -> None:
         """After a step with this loss; `line`: where t is at least now."""
-        first = self.previous.isinf()
+        first, loss = self.previous.isinf(), loss.to(self.previous)
         gain = torch.where(first, 0.0, (self.previous - loss) / (self.previous + 1e-15))
         self.momentum.lerp_(gain, 1 - beta)
         ahead = self.t + alpha * self.momentum.sigmoid() * (1 - self.t)

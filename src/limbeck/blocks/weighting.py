@@ -146,6 +146,8 @@ class RAD(Objective):
         run = step.run
         free = (run.train_data.y == UNLABELLED) & (state.place.cpu() < 0)
         pool = (free & run.train_data.masks.get("valid", free)).nonzero().squeeze(1)
+        if not len(pool):
+            return
         gains = margin_gain(run.predict(run.students[0], run.train_data)[pool])
         p = adversarial_sampling(gains, wrong=round(self.wrong * len(pool)), rho=self.rho)
         chosen = pool[draw(p, self.queries, spare=gains, generator=run.rng)].split(256)
