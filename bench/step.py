@@ -52,10 +52,10 @@ OTHERS = [
 
 
 def net(width: int) -> nn.Sequential:
-    """(b, 1, 28, 28) -> (b, 100): four convolutions, the maps 28, 14, 7 and 7 wide."""
-    blocks = conv_bn_relu(1, width), conv_bn_relu(width, 2 * width, 2), conv_bn_relu(2 * width, 4 * width, 2)
-    top = conv_bn_relu(4 * width, 4 * width), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * width, CLASSES)
-    return nn.Sequential(*blocks, *top)
+    """(b, 1, 28, 28) -> (b, 100): four convolutions, the maps 28, 14, 14 and 7 wide."""
+    bottom = conv_bn_relu(1, width), conv_bn_relu(width, 2 * width, 2), conv_bn_relu(2 * width, 2 * width)
+    top = conv_bn_relu(2 * width, 4 * width, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4 * width, CLASSES)
+    return nn.Sequential(*bottom, *top)
 
 
 def examples(n: int) -> tuple[Tensor, Tensor]:

@@ -250,7 +250,7 @@ class Run:
         """How many rows the whole step has, and each of its masks, over micro-batches and ranks."""
         names = sorted({"labelled", "unlabelled"}.union(*(step.batch.masks for step in steps)))
         rows = sum(step.rows for step in steps)
-        masks = torch.stack([sum_of(step.mask(name).sum() for step in steps) for name in names])
+        masks = torch.stack([sum_of(step.mask(name).count_nonzero() for step in steps) for name in names])
         if self.fabric.world_size > 1:
             both = torch.cat([masks, masks.new_tensor([rows])])
             both = self.fabric.all_reduce(both, reduce_op="sum")  # type: ignore[assignment]

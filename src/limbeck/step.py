@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 class Player:
     """One model within one step: it runs on each named view at most once, whoever asks."""
 
-    def __init__(self, step: Step, name: str, model: Callable[[Any, str, Tensor], Output]) -> None:
-        self.step, self.name, self.model = step, name, model
+    def __init__(self, batch: Batch, name: str, model: Callable[[Any, str, Tensor], Output]) -> None:
+        # Not the step: the two would hold each other, and their tensors would wait for the garbage collector.
+        self.batch, self.name, self.model = batch, name, model
         self.seen: dict[str, Output] = {}
         self.forwards: list[set[str]] = []  # the views that went through the model together
 
     def __call__(self, view: str = "x") -> Output:
         if view not in self.seen:
-            self.seen[view] = self.model(self.step.view(view), view, self.step.index)
+            self.seen[view] = self.model(self.batch.view(view), view, self.batch.index)
             self.forwards.append({view})
         return self.seen[view]
 
@@ -42,9 +43,9 @@ class Player:
                     f"the {self.name} has run on {alone} alone already, and is now asked for {list(views)} in one "
                     f"forward: put the objective that joins views first in the sum"
                 )
-            inputs = [self.step.view(view) for view in views]
-            whole = self.model(concatenate(inputs), "+".join(views), self.step.index)
-            self.seen.update(zip(views, whole.split([self.step.rows] * len(views)), strict=True))
+            inputs = [self.batch.view(view) for view in views]
+            whole = self.model(concatenate(inputs), "+".join(views), self.batch.index)
+            self.seen.update(zip(views, whole.split([len(self.batch)] * len(views)), strict=True))
             self.forwards.append(set(views))
         return [self.seen[view] for view in views]
 
@@ -60,10 +61,9 @@ class Step:
 
     def __init__(self, run: Run, batch: Batch, clock: Clock, epoch: int) -> None:
         self.run, self.batch, self.clock, self.epoch = run, batch, clock, epoch
-        self.students = tuple(Player(self, "student", net) for net in run.students)
-        self.teachers = tuple(Player(self, "teacher", teacher) for teacher in run.teachers)
         self.counts: Mapping[str | None, Tensor | int] = {}
         self.kept: dict[str, Tensor] = {}
+        self.forget()
 
     @property
     def student(self) -> Player:
@@ -103,9 +103,8 @@ class Step:
 
     def forget(self) -> None:
         """Ask the models anew: what `prepare` asked them was without gradient, and maybe of another batch."""
-        for player in (*self.students, *self.teachers):
-            player.seen.clear()
-            player.forwards.clear()
+        self.students = tuple(Player(self.batch, "student", net) for net in self.run.students)
+        self.teachers = tuple(Player(self.batch, "teacher", teacher) for teacher in self.run.teachers)
 
     @property
     def rng(self) -> torch.Generator:
