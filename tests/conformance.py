@@ -187,8 +187,8 @@ def check_trains(method: Method, *, epochs: int = 12, lr: float = 0.02) -> None:
     """The loss of the last epoch is below that of the first of the same stage."""
     run = trained(run_of(method, epochs=epochs, optimizer=SGD(lr)))
     first, _ = run.method.span(epochs - 1, epochs)
-    losses = [row["loss"] for row in run.history[first:] if row["loss"]]  # without those in which no example counted
-    start, end = losses[0], losses[-1]
+    losses = [row["loss"] for row in run.history[first:]]
+    start, end = next(filter(None, losses), 0.0), losses[-1]  # from the first epoch on in which an example counted
     assert end < start, f"{start:.4f} at first, {end:.4f} in the last epoch"
 
 

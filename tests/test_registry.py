@@ -30,7 +30,7 @@ def test_unknown_name_is_answered_with_the_nearest(name: str, near: str) -> None
 
 
 def test_name_that_is_near_to_none_is_answered_with_all() -> None:
-    with pytest.raises(UnknownName, match=r"no method 'zzz'; there is: .*'crd', .*'supervised'"):
+    with pytest.raises(UnknownName, match=r"no method 'zzz'; there is: .*'crd', "):
         make("zzz")
 
 

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from limbeck.data import given
 from limbeck.data.draws import uniform
-from limbeck.errors import SettingError, SignalError
+from limbeck.errors import SettingError
 from limbeck.objective import Term
 from limbeck.schedules import Clock, Schedule, value
 from limbeck.signals import Output
+from limbeck.teachers import only
 
 if TYPE_CHECKING:
     from limbeck.data import Batch
@@ -71,13 +73,8 @@ class Step:
 
     @property
     def teacher(self) -> Player:
-        if len(self.teachers) != 1:
-            have = f"{len(self.teachers)} teachers" if self.teachers else "no teacher"
-            raise SettingError(
-                f"this method asks for one teacher and the run has {have}: "
-                + ("use a method for several, or Committee(*models)" if self.teachers else "give Run(teacher=...)")
-            )
-        return self.teachers[0]
+        teacher: Player = only(self.teachers)
+        return teacher
 
     @property
     def rows(self) -> int:
@@ -89,9 +86,7 @@ class Step:
 
     @property
     def y(self) -> Tensor:
-        if self.batch.y is None:
-            raise SignalError("this method needs labels and the data has none: pass y, or take a method without CE()")
-        return self.batch.y
+        return given(self.batch.y)
 
     def view(self, name: str = "x") -> Any:
         """The batch's inputs under a view, on the device."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -128,6 +128,15 @@ class Bank(nn.Module):
     def write(self, index: Tensor, rows: Tensor) -> None:
         self.values[index] = rows.to(self.values.dtype)
         self.filled[index] = True
+
+
+def only(teachers: Sequence[Any]) -> Any:
+    """The one teacher of a method for one."""
+    if len(teachers) != 1:
+        have = f"{len(teachers)} teachers" if teachers else "no teacher"
+        mend = "use a method for several, or Committee(*models)" if teachers else "give Run(teacher=...)"
+        raise SettingError(f"this method asks for one teacher and the run has {have}: {mend}")
+    return teachers[0]
 
 
 def as_teacher(teacher: Any) -> Any:

@@ -44,8 +44,8 @@ def test_every_method_prints_as_its_code_and_learns(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_only_transport_and_correlation_couple_examples(name: str) -> None:
-    assert built(name).couples_examples == (name in ("sinkd", "dist"))
+def test_only_transport_correlation_and_batch_norm_couple_examples(name: str) -> None:
+    assert built(name).couples_examples == (name in ("sinkd", "dist", "ofa_kd"))
 
 
 @pytest.mark.parametrize(

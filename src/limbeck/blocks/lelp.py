@@ -17,6 +17,7 @@ from limbeck.objective import Objective, Reads, Terms
 from limbeck.signals import EMBEDDING, Net
 from limbeck.step import Step
 from limbeck.targets import subclass_split
+from limbeck.teachers import only
 
 if TYPE_CHECKING:
     from limbeck.run import Run
@@ -66,7 +67,7 @@ class LELP(Objective):
         classes = run.shape("student", ".logits")[-1]
         generator = torch.Generator().manual_seed(run.seed)
         h, label = embeddings(run, self.sample, generator)
-        head = last_weight(run.teachers[0]) if self.null_space else None
+        head = last_weight(only(run.teachers)) if self.null_space else None
         weight, bias = class_directions(h, label, classes, self.subclasses, hidden_from=head, generator=generator)
         net = run.students[0]
         path, there = graft(net, Subclasses, lambda linear: Subclasses(linear, parts=self.subclasses))
@@ -124,7 +125,7 @@ def embeddings(run: Run, sample: int, generator: torch.Generator) -> tuple[Tenso
     ids = pool[torch.randperm(len(pool), generator=generator)[:sample].sort().values].split(256)
     rows, labels = [], []
     for batch in map(run.on_device, run.train_data.batches(ids)):
-        output = run.teachers[0](batch.view("x"), "x", batch.index)
+        output = only(run.teachers)(batch.view("x"), "x", batch.index)
         if output.embedding.dim() != 2:
             raise ShapeError(f"directions need embeddings (b, d); the teacher's are {tuple(output.embedding.shape)}")
         guess = output.logits.argmax(-1)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from limbeck.data import given
 from limbeck.errors import SettingError
 from limbeck.losses.divergence import centroids, class_mass, cmi
 from limbeck.objective import Objective, Term, Terms
@@ -48,9 +49,7 @@ class CMI(Objective):
         mass = torch.zeros(run.num_classes, run.num_classes, device=run.fabric.device)
         for batch in run.train_data.batches(run.plan(0), seed=run.seed):
             batch = run.on_device(batch)
-            if batch.y is None:
-                raise SettingError("class means need labels: pass y")
-            mass += class_mass(model(batch.view("x")).logits, batch.y)
+            mass += class_mass(model(batch.view("x")).logits, given(batch.y))
         return Centroids(centroids(mass))
 
     def loss(self, step: Step, state: Any) -> Terms:

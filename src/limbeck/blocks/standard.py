@@ -16,7 +16,7 @@ class StandardPlayer(Player):
     """A player whose logits have mean 0 and deviation 1 in each example."""
 
     def __init__(self, player: Player) -> None:
-        super().__init__(player.step, player.name, player.model)
+        super().__init__(player.batch, player.name, player.model)
         self.player = player
 
     def __call__(self, view: str = "x") -> Output:

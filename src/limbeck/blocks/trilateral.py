@@ -14,15 +14,16 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 
 from limbeck.blocks.soft import probabilities
-from limbeck.data import UNLABELLED, Batch, pick
+from limbeck.data import UNLABELLED, Batch, given, pick
 from limbeck.data.draws import uniform
-from limbeck.errors import SettingError, SignalError
+from limbeck.errors import SettingError
 from limbeck.losses.divergence import centroids, class_mass
 from limbeck.losses.logit import cross_entropy, kl
 from limbeck.objective import Objective, Term, Terms
 from limbeck.procedures.lookahead import lookahead_gradient
 from limbeck.step import Step
 from limbeck.targets import one_hot
+from limbeck.teachers import only
 
 if TYPE_CHECKING:
     from limbeck.run import Run
@@ -186,13 +187,10 @@ class TrilateralRatio(Objective):
 
 def class_means(run: Run, classes: int, counts: Callable[[Run, Batch], Tensor]) -> Float[Tensor, "c c"]:
     """The teacher's mean probabilities over the labelled training examples of each class that `counts` picks."""
-    if len(run.teachers) != 1:
-        raise SettingError(f"the classes' means are one teacher's; the run has {len(run.teachers)}: Run(teacher=...)")
+    only(run.teachers)
     mass = torch.zeros(classes, classes, device=run.fabric.device)
     ids = list(torch.arange(run.num_examples).split(512))
     for batch in map(run.on_device, run.train_data.batches(ids, seed=run.seed)):
-        if batch.y is None:
-            raise SignalError("the classes' means need labels and the data has none: pass y")
-        y = torch.where(counts(run, batch), batch.y, UNLABELLED)
-        mass += class_mass(run.teachers[0](batch.view("x"), "x", batch.index).logits.detach(), y)
+        y = torch.where(counts(run, batch), given(batch.y), UNLABELLED)
+        mass += class_mass(only(run.teachers)(batch.view("x"), "x", batch.index).logits.detach(), y)
     return centroids(mass)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from limbeck.data import Batch
+from limbeck.data import Batch, given
 from limbeck.data.named import UNLABELLED
 from limbeck.errors import SettingError
 from limbeck.losses.divergence import wide
@@ -20,6 +20,7 @@ from limbeck.signals import EMBEDDING
 from limbeck.similarity import parc, similarity_weights
 from limbeck.step import Merged, Step
 from limbeck.targets import one_hot
+from limbeck.teachers import only
 
 if TYPE_CHECKING:
     from limbeck.run import Run
@@ -124,8 +125,8 @@ class RAD(Objective):
     rho: float = 1.0
 
     def init(self, run: Run) -> nn.Module:
-        if run.train_data.y is None:
-            raise SettingError("RAD starts from some labels: Data(x, y) with y = UNLABELLED for the rest")
+        given(run.train_data.y)
+        only(run.teachers)
         return Asked(run.num_examples, self.queries * self.rounds, run.shape("teacher", ".logits")[-1])
 
     def prepare(self, batch: Batch, step: Step, state: Any) -> Batch:
@@ -144,7 +145,7 @@ class RAD(Objective):
         if int(state.count) >= self.queries * min(due, self.rounds):
             return
         run = step.run
-        free = (run.train_data.y == UNLABELLED) & (state.place.cpu() < 0)
+        free = (given(run.train_data.y) == UNLABELLED) & (state.place.cpu() < 0)
         pool = (free & run.train_data.masks.get("valid", free)).nonzero().squeeze(1)
         if not len(pool):
             return
@@ -152,7 +153,7 @@ class RAD(Objective):
         p = adversarial_sampling(gains, wrong=round(self.wrong * len(pool)), rho=self.rho)
         chosen = pool[draw(p, self.queries, spare=gains, generator=run.rng)].split(256)
         for batch in map(run.on_device, run.train_data.batches(chosen, seed=run.seed, epoch=step.epoch)):
-            state.write(batch.index, run.teachers[0](batch.view("x"), "x", batch.index).logits.softmax(-1))
+            state.write(batch.index, only(run.teachers)(batch.view("x"), "x", batch.index).logits.softmax(-1))
 
 
 class SourceHeads(nn.Module):
@@ -184,7 +185,9 @@ class SimilarTasks(Objective):
 
     @torch.no_grad()
     def init(self, run: Run) -> nn.Module:
-        ids = balanced(run.train_data.y, self.probe)
+        if not run.teachers:
+            only(run.teachers)
+        ids = balanced(given(run.train_data.y), self.probe)
         batches = [run.on_device(batch) for batch in run.train_data.batches(ids.split(256))]
         y = torch.cat([batch.y for batch in batches if batch.y is not None])
         similarities, classes = [], []

@@ -273,6 +273,13 @@ def as_data(source: Any, **settings: Any) -> Data:
     return Data(source, **settings)
 
 
+def given(y: Tensor | None) -> Tensor:
+    """The labels, for a method that cannot do without."""
+    if y is None:
+        raise SignalError("this method needs labels and the data has none: pass y, or take a method without CE()")
+    return y
+
+
 def mixed(*numbers: int) -> int:
     """One seed (32 bits) of several numbers, the same on every machine."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
@@ -327,6 +334,7 @@ __all__ = [
     "as_data",
     "few_labels",
     "field",
+    "given",
     "load",
     "plain",
     "plan",

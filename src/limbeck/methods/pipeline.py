@@ -16,7 +16,7 @@ from limbeck.objective import Objective
 from limbeck.registry import method
 
 
-@method(paper="Ben-Baruch et al. 2024, arXiv:2403.07854", needs=("teacher", "labels"), example={"alpha": 1.0})
+@method(paper="Ben-Baruch et al. 2024, arXiv:2403.07854", needs=("teacher",), example={"alpha": 1.0})
 def kd_data_pruning(*, alpha: float, tau: float = 4.0) -> Objective:
     """Train on a selection of the examples with the soft labels of a teacher of all of them: (1 - alpha) CE + alpha
     tau^2 KL.
