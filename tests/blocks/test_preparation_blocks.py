@@ -8,7 +8,7 @@ import torch
 from limbeck.blocks.logit import CE
 from limbeck.blocks.preparation import CMI
 from limbeck.data import Data
-from limbeck.errors import SettingError
+from limbeck.errors import SignalError
 from limbeck.losses.divergence import centroids, class_mass, cmi
 from limbeck.optim import SGD
 from tests.blocks.logit_runs import N, gradients, images, labels, net, run_of, terms_of
@@ -62,5 +62,5 @@ def test_centroids_stay_or_follow(micro: int | None) -> None:
 
 
 def test_labels_are_needed() -> None:
-    with pytest.raises(SettingError, match="class means need labels"):
+    with pytest.raises(SignalError, match="needs labels"):
         run_of(CMI(), data=Data(images(), classes=4)).setup()

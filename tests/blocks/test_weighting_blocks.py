@@ -3,7 +3,7 @@ import torch
 
 from limbeck import UNLABELLED, Data, Run
 from limbeck.blocks.weighting import LLKD, RAD, SimilarTasks, balanced
-from limbeck.errors import SettingError
+from limbeck.errors import SettingError, SignalError
 from limbeck.losses.logit import cross_entropy
 from limbeck.models import build
 from limbeck.selection import llkd_weights
@@ -81,7 +81,7 @@ def test_rad_learns_labels_and_answers_alike() -> None:
 
 
 def test_rad_needs_labels_to_start_from() -> None:
-    with pytest.raises(SettingError, match="starts from some labels"):
+    with pytest.raises(SignalError, match="needs labels"):
         ready(RAD(1, 1, 0.1), Data(data().x))
 
 
