@@ -39,8 +39,11 @@ def demo(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted demo.")] = False,
 ) -> None:
     """Distil a digit classifier from five labels per class: a teacher, a student alone, a student distilled."""
+    import torch
+
     from limbeck.demo import experiment
 
+    torch.set_num_threads(1)  # on maps this small a second thread costs more than it brings
     run(experiment(seed), fresh(out) if not resume else out, resume)
 
 
