@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from limbeck import CE, KL, SGD, CommitteeKL, Data, Objective, PseudoLabel, Run, Step
+from limbeck import CE, KL, SGD, UNLABELLED, CommitteeKL, Data, Objective, PseudoLabel, Run, Step
 from limbeck.data import Batch
 from limbeck.errors import SettingError, SignalError
 from limbeck.schedules import Clock, Ramp
@@ -236,3 +236,21 @@ def test_models_see_the_batch_that_was_prepared_and_learn_from_it() -> None:
     before = run.student.weight.detach().clone()
     run.fit()
     assert not torch.equal(run.student.weight, before)
+
+
+def test_an_example_that_comes_again_in_an_epoch_has_a_new_view() -> None:
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    class Look(CE):
+        def loss(self, step: Step, state: Any) -> Any:
+            if len(step.index) == 4:  # not the dry step
+                seen.append((step.index, step.view("noisy").flatten()))
+            return super().loss(step, state)
+
+    y = torch.full((12,), UNLABELLED)
+    y[:2] = torch.arange(2)  # two labelled examples, one of which is in every batch
+    data = Data(torch.zeros(12, 1), y, views={"noisy": lambda x, draw: x + draw("noise", 1)}, classes=2)
+    run = Run(student=nn.Linear(1, 2), data=data, method=Look(), epochs=2, batch_size=2, unlabelled=1)
+    run.fit()
+    views = [float(noisy[index == 0][0]) for index, noisy in seen if (index == 0).any()]
+    assert len(views) == len(set(views)) > 4
