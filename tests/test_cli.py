@@ -179,3 +179,9 @@ def test_own_model_and_data_by_module_and_function(tmp_path: Path) -> None:
     assert set(weights) == {"1.weight", "1.bias"}
     assert "'net'" in limbeck("distill", "--student=mine:nett", cwd=tmp_path, check=False).stderr
     assert "'mime'" in limbeck("distill", "--student=mime:net", cwd=tmp_path, check=False).stderr
+
+
+def test_a_mistake_leaves_no_folder_behind(tmp_path: Path) -> None:
+    refused = limbeck("distill", *SMALL, "--method=kd", "--method.tau=-1", "--out=out", cwd=tmp_path, check=False)
+    assert refused.returncode == 2
+    assert not (tmp_path / "out").exists()

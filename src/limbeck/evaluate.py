@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from limbeck.data.named import UNLABELLED
+
 __all__ = ["cost", "fidelity", "interval", "paired", "predict", "scores"]
 
-UNLABELLED = -1
 WARM_UP = 3  # untimed forwards before the timed ones: lazy allocations, kernel choice, clock speed
 
 Inputs: TypeAlias = Tensor | Mapping[str, Any] | tuple[Any, ...]

@@ -144,15 +144,15 @@ def distil(experiment: Experiment, folder: Path, *, resume: bool = False, watch:
     from its last checkpoint, to the same weights to the bit.
     """
     method, wants = experiment.objective(), needs(experiment)
-    folder.mkdir(parents=True, exist_ok=True)
     refuse_mixture(experiment, folder, resume)
-    experiment.write(folder / "run.yaml")
     material = prepare(experiment)
     watch = watch or Watch()
     untrained = [material.model(name, seed=0) for name in names_of(experiment.teacher)]
     if wants & {"teacher", "teachers"} and not untrained:
         raise SettingError(f"method {experiment.method} learns from a teacher: give --teacher resnet20x4, say")
     student_run(material, method, untrained, None, None).setup()  # mistakes show now, not when the teacher is trained
+    folder.mkdir(parents=True, exist_ok=True)  # a mistake leaves nothing behind
+    experiment.write(folder / "run.yaml")
     teachers = train_teachers(material, folder, resume, watch)
     runs: dict[str, Run] = {}
     if experiment.alone and experiment.method != "supervised" and material.train.y is not None:
@@ -335,7 +335,7 @@ def refuse_mixture(experiment: Experiment, folder: Path, resume: bool) -> None:
     """A folder holds one experiment: another one's parts are neither mixed in nor overwritten unasked."""
     path = folder / "run.yaml"
     if not path.exists():
-        if resume and any(folder.iterdir()):
+        if resume and folder.exists() and any(folder.iterdir()):
             raise SettingError(f"{folder} has no run.yaml to resume")
         return
     before = Experiment.read(path)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import SettingError, ShapeError
-from limbeck.losses.label import bias_weight, correctness_aware, dco, feature_variance, tri_bce, wide
+from limbeck.losses.divergence import wide
+from limbeck.losses.label import bias_weight, correctness_aware, dco, feature_variance, tri_bce
 from limbeck.losses.logit import cross_entropy
 from limbeck.losses.overlap import Metric, anyloss, dice, dice_set
 from limbeck.losses.value import hl_gauss, two_hot

@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
 from limbeck.data.draws import uniform
 from limbeck.data.named import UNLABELLED, Images, few_labels, load
+from limbeck.data.views import Draw
 from limbeck.errors import DataError, SettingError, SignalError, nearest
 
 #: A view turns raw inputs into augmented ones; `draw(name, n)` gives (b, n) replayable uniforms.
-Draw = Callable[[str, int], Tensor]
 View = Callable[[Any, Draw], Any]
 
 

@@ -11,13 +11,8 @@ from torch import Tensor
 
 from limbeck.data.named import UNLABELLED
 from limbeck.errors import SettingError, ShapeError
+from limbeck.losses.divergence import wide
 from limbeck.losses.logit import cross_entropy
-
-
-def wide(x: Float[Tensor, "*x"]) -> Float[Tensor, "*x"]:
-    """In float32 at least."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
 
 # --- direct coverage optimisation ---------------------------------------------------------------------------------
 

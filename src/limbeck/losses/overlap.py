@@ -11,7 +11,7 @@ from torch import Tensor
 
 from limbeck.data.named import UNLABELLED
 from limbeck.errors import SettingError
-from limbeck.losses.label import wide
+from limbeck.losses.divergence import wide
 from limbeck.targets import one_hot
 
 #: What `anyloss` makes large.

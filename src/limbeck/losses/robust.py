@@ -12,7 +12,7 @@ from torch import Tensor
 
 from limbeck.data.named import UNLABELLED
 from limbeck.errors import SettingError
-from limbeck.losses.label import wide
+from limbeck.losses.divergence import wide
 from limbeck.losses.logit import cross_entropy
 
 # --- comp-sum -----------------------------------------------------------------------------------------------------

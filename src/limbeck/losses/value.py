@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.errors import SettingError
-from limbeck.losses.label import wide
+from limbeck.losses.divergence import wide
 
 
 def hl_gauss(
