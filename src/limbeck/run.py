@@ -190,11 +190,17 @@ class Run:
             self.load(self.checkpoint)
         with finish_step_on_interrupt() as interrupted:
             while self.epoch < self.epochs:
-                self.train_epoch(interrupted)
+                for _ in self.train_epoch(interrupted):
+                    pass
         return self.history
 
-    def train_epoch(self, interrupted: threading.Event) -> None:
-        """The rest of the current epoch, its row of metrics, its checkpoint."""
+    def train_epoch(
+        self, interrupted: threading.Event, groups: Iterator[list[Batch]] | None = None
+    ) -> Iterator[None]:
+        """The rest of the current epoch, its row of metrics, its checkpoint; stops after each step for whoever asks.
+
+        groups: the micro-batches of each step that is left, where several runs share them.
+        """
         first, length = self.method.span(self.epoch, self.epochs)
         started = time.perf_counter()
         if self.epoch == first and self.done == 0 and first > 0:
@@ -203,7 +209,7 @@ class Run:
         before = (self.epoch - first) * len(ids)
         clock = Clock(before + self.done - 1, length * len(ids), self.epoch - first, length)  # if no step is left
         self.bundle.train()
-        for micros in self.micro_batches(ids[self.done :]):
+        for micros in groups or self.micro_batches(ids[self.done :]):
             clock = Clock(before + self.done, length * len(ids), self.epoch - first, length)
             for name, part in self.train_step(micros, clock).items():
                 self.sums[name] = self.sums[name] + part if name in self.sums else part
@@ -216,6 +222,7 @@ class Run:
                 raise Interrupted(f"stopped after step {self.steps_done}; {where}")
             if self.save_every and self.steps_done % self.save_every == 0:
                 self.save()
+            yield
         self.end_epoch(clock, started)
 
     def train_step(self, micros: Sequence[Batch], clock: Clock) -> dict[str, Tensor]:

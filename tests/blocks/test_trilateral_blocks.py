@@ -129,7 +129,7 @@ def test_resumes_to_the_bit(tmp_path: Path) -> None:
     first = run_of(epochs=4, student=net(1, "cnn"), folder=tmp_path, save_every=3)
     first.setup()
     for _ in range(2):
-        first.train_epoch(threading.Event())
+        list(first.train_epoch(threading.Event()))
     second = run_of(epochs=4, student=net(1, "cnn"), folder=tmp_path)
     second.fit(resume=True)
     for name, value in whole.bundle.state_dict().items():

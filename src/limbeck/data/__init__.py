@@ -5,6 +5,7 @@ data -> Batch (raw inputs, labels, ids) -> batch.view("strong") -> models
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from functools import partial
@@ -87,6 +88,12 @@ class Batch:
             return self.like(self.inputs, self.y, self.index, masks)
         y = None if self.y is None else self.y[rows]
         return self.like(pick(self.inputs, rows), y, self.index[rows], masks)
+
+    def twin(self) -> Batch:
+        """The same rows and views, made once for both, with masks of its own."""
+        twin = copy.copy(self)
+        twin.masks = dict(self.masks)
+        return twin
 
     def to(self, move: Callable[[Any], Any]) -> Batch:
         """On another device."""
