@@ -77,9 +77,6 @@ def distill(
     Settings of the method are given as [b]--method.tau=4[/b], any other field of run.yaml as
     [b]--batch-size=64[/b], [b]--optimizer='AdamW(0.001)'[/b].
     """
-    import yaml
-
-    from limbeck.errors import SettingError
     from limbeck.experiment import Experiment
 
     given: dict[str, Any] = {
@@ -94,35 +91,141 @@ def distill(
         "labels": labels,
         "seed": seed,
     }
-    fields = {name: number for name, number in given.items() if number is not None}
-    settings: dict[str, Any] = {}
-    for extra in context.args:
-        matched = re.fullmatch(r"--([\w.-]+)=(.*)", extra, re.DOTALL)
-        if not matched:
-            raise SettingError(f"{extra!r} is no option: write --name=value, e.g. --method.tau=4 or --batch-size=64")
-        name, value = matched[1].replace("-", "_"), setting(matched[2], yaml)
-        if name.startswith("method."):
-            settings[name.removeprefix("method.")] = value
-        else:
-            fields[name] = matched[2] if name == "optimizer" else value
-    for name in ("examples", "labels"):
-        if fields.get(name) == 0:
-            fields[name] = None  # all
-    if fields.get("teacher") == "none":
-        fields["teacher"] = None
     if config is not None:
         base = Experiment.read(config)
     elif resume and out is not None:
         base = Experiment.read(out / "run.yaml")
     else:
         base = modest(Experiment(), given)
-    if settings or "method" in fields:
-        kept = base.settings or {} if "method" not in fields else {}
-        fields["settings"] = {**kept, **settings}
-    experiment = base.with_settings(**fields)
-    if base.teacher == Experiment().teacher and teacher is None and not takes_teacher(experiment):
-        experiment = experiment.with_settings(teacher=None)  # nobody asked for the default one
+    experiment = settled(base, given, context.args)
     run(experiment, out or fresh(Path("runs") / folder_name(experiment)), resume)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def compare(
+    context: typer.Context,
+    methods: Annotated[
+        str, typer.Option(help="Names or code, with commas: kd,dkd,'kd(tau=2.0)'. The student alone is always there.")
+    ] = "kd",
+    data: Annotated[str, typer.Option(help="As in distill.")] = "digits",
+    teacher: Annotated[str | None, typer.Option(help="As in distill; it is trained once.")] = None,
+    student: Annotated[str | None, typer.Option(help="As in distill; several with commas are all compared.")] = None,
+    seeds: Annotated[int, typer.Option(help="Runs per method.")] = 3,
+    baseline: Annotated[str, typer.Option(help="What the differences are to.")] = "student alone",
+    select: Annotated[
+        str, typer.Option(help="last, or best-val: the best epoch on examples held out of training.")
+    ] = "last",
+    small: Annotated[bool, typer.Option("--small", help="A budget of minutes.")] = False,
+    workers: Annotated[int | None, typer.Option(help="Processes on this machine; as many as cores.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; the same command goes on with it.")] = None,
+    join: Annotated[
+        Path | None, typer.Option(help="Help with the comparison in this folder, from another machine, say.")
+    ] = None,
+) -> None:
+    """Compare methods: the same data, models and budget, several seeds, intervals, paired differences.
+
+    Any field of run.yaml is given as in distill, e.g. [b]--epochs=20 --labels=5[/b]. Ended or killed, the same
+    command with its --out goes on where it stopped; more methods and seeds may be added.
+    """
+    import os
+
+    import torch
+
+    from limbeck import show
+    from limbeck.compare import PARENT, Comparison, Orphan, compare, work
+    from limbeck.experiment import Experiment
+
+    if join is not None:
+        if PARENT in os.environ:
+            torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+            work(join, Orphan())
+        else:
+            with show.progress() as watch:
+                work(join, watch)
+        return
+    given = {"data": data, "teacher": teacher, "student": student, **others(context.args)}
+    base = Experiment().with_settings(**meant({name: value for name, value in given.items() if value is not None}))
+    base = modest(base, given, small)
+    comparison = Comparison(base, split(methods), seeds, "" if baseline == "student alone" else baseline, select)
+    folder = out or fresh(Path("runs") / folder_name(base.with_settings(method="compare")))
+    typer.secho(f"{folder}: {len(list(comparison.jobs()))} runs", dim=True, err=True)
+    with show.progress() as watch:
+        found = compare(
+            comparison, folder, workers=workers or os.cpu_count() or 1, watch=watch, count=watch.counter("students")
+        )
+    show.comparison(found, folder)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def tune(
+    context: typer.Context,
+    methods: Annotated[str, typer.Option(help="Names, with commas: the study chooses among them too.")] = "kd",
+    data: Annotated[str, typer.Option(help="As in distill.")] = "digits",
+    teacher: Annotated[str | None, typer.Option(help="As in distill.")] = None,
+    student: Annotated[str | None, typer.Option(help="As in distill.")] = None,
+    trials: Annotated[int, typer.Option(help="Settings to try; 0: only say what to try first.")] = 30,
+    small: Annotated[bool, typer.Option("--small", help="A budget of minutes.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder of the study; the same command goes on with it.")] = None,
+) -> None:
+    """Find a method's temperature, weights and layers by Optuna, on examples held out of training.
+
+    Says first what the data and the two models suggest. Any field of run.yaml is given as in distill.
+    """
+    from limbeck import show
+    from limbeck.experiment import Experiment, names_of, prepare
+    from limbeck.tune import Tuning, recommend, tune
+
+    given = {"data": data, "teacher": teacher, "student": student, **others(context.args)}
+    base = Experiment().with_settings(**meant({name: value for name, value in given.items() if value is not None}))
+    base = modest(base, given, small)
+    material = prepare(base)
+    for said in recommend(material, [material.model(name, seed=0) for name in names_of(base.teacher)]):
+        typer.echo(said)
+    if trials == 0:
+        return
+    folder = out or fresh(Path("runs") / folder_name(base.with_settings(method="tune")))
+    with show.progress(transient=True) as watch:
+        found = tune(Tuning(base, split(methods), trials), folder, watch)
+    show.tuned(found, folder)
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+def check(
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[FOLDER]", help="A finished run's: look at its student too.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="As in distill.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="As in distill.")] = None,
+    teacher_weights: Annotated[str | None, typer.Option(help="Its safetensors file; without, it is not asked.")] = None,
+    student: Annotated[str | None, typer.Option(help="As in distill.")] = None,
+    method: Annotated[str | None, typer.Option(help="As in distill.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A run.yaml to start from.")] = None,
+    slices: Annotated[
+        str | None, typer.Option(help="module:function: parts of the test set to look at, beside the classes.")
+    ] = None,
+) -> None:
+    """Look at labels, teacher and sizes before training; with FOLDER, at what the teacher passed on to its student.
+
+    Trains nothing and blocks nothing; distill says the same. Any field of run.yaml is given as in distill.
+    """
+    from limbeck import findings, show
+    from limbeck.experiment import Experiment
+
+    given: dict[str, Any] = {
+        "data": data,
+        "teacher": teacher,
+        "teacher_weights": teacher_weights,
+        "student": student,
+        "method": method,
+        "slices": slices,
+    }
+    words = words or []  # click takes options that it does not know for arguments
+    first = next((word for word in words if not word.startswith("--")), None)
+    folder = None if first is None else Path(first)
+    start = config if folder is None else folder / "run.yaml"
+    base = Experiment() if start is None else Experiment.read(start)
+    experiment = settled(base, given, [word for word in words if word is not first])
+    show.findings(findings.check(experiment, folder))
 
 
 @app.command()
@@ -137,8 +240,54 @@ def methods(
     show.method(name) if name else show.methods(family=family, needs=needs)
 
 
-def setting(text: str, yaml: Any) -> Any:
+def settled(base: Experiment, given: dict[str, Any], words: list[str]) -> Experiment:
+    """`base` with the options that were given, and those of other `words`; --method.NAME is a setting of the method."""
+    fields = {name: value for name, value in given.items() if value is not None}
+    settings: dict[str, Any] = {}
+    for name, value in others(words).items():
+        if name.startswith("method."):
+            settings[name.removeprefix("method.")] = value
+        else:
+            fields[name] = value
+    fields = meant(fields)
+    if settings or "method" in fields:
+        kept = base.settings or {} if "method" not in fields else {}
+        fields["settings"] = {**kept, **settings}
+    experiment = base.with_settings(**fields)
+    if base.teacher == type(base)().teacher and "teacher" not in fields and not takes_teacher(experiment):
+        experiment = experiment.with_settings(teacher=None)  # nobody asked for the default one
+    return experiment
+
+
+def others(words: list[str]) -> dict[str, Any]:
+    """Fields of run.yaml and settings of the method that have no option of their own."""
+    from limbeck.errors import SettingError
+
+    found = {}
+    for word in words:
+        matched = re.fullmatch(r"--([\w.-]+)=(.*)", word, re.DOTALL)
+        if not matched:
+            raise SettingError(f"{word!r} is no option: write --name=value, e.g. --method.tau=4 or --batch-size=64")
+        name = matched[1].replace("-", "_")
+        found[name] = matched[2] if name == "optimizer" else setting(matched[2])
+    return found
+
+
+def meant(fields: dict[str, Any]) -> dict[str, Any]:
+    """0 examples or labels are all of them; the teacher "none" is none."""
+    none = {"examples": 0, "labels": 0, "teacher": "none"}
+    return {name: None if name in none and value == none[name] else value for name, value in fields.items()}
+
+
+def split(methods: str) -> tuple[str, ...]:
+    """At the commas that are in no brackets."""
+    return tuple(part.strip() for part in re.split(r",(?![^(]*\))", methods))
+
+
+def setting(text: str) -> Any:
     """A setting as it is meant: a number, a text, a list (as a tuple), or code such as Ramp(0.0, 1.0)."""
+    import yaml
+
     from limbeck.registry import read
 
     if re.match(r"[A-Z]\w*\(", text):
@@ -154,19 +303,17 @@ def takes_teacher(experiment: Experiment) -> bool:
     return "(" in experiment.method or bool(needs(experiment) & {"teacher", "teachers"})
 
 
-def modest(experiment: Experiment, given: dict[str, Any]) -> Experiment:
-    """Without a GPU, and where the user named no budget, one that ends within minutes, said aloud."""
+def modest(experiment: Experiment, given: dict[str, Any], small: bool = False) -> Experiment:
+    """Asked for, or without a GPU and where the user named no budget: one that ends within minutes, said aloud."""
     import torch
 
-    if torch.cuda.is_available() or given["data"] in (None, "digits"):
+    if not small and (torch.cuda.is_available() or given["data"] in (None, "digits")):
         return experiment
     budget = {"examples": 2000, "epochs": 10, "teacher_epochs": 5, "batch_size": 32}
     budget = {name: number for name, number in budget.items() if given.get(name) is None}
     if budget:
         said = " ".join(f"--{name.replace('_', '-')}={number}" for name, number in budget.items())
-        typer.secho(
-            f"no GPU: a small budget, {said}; give your own for a serious run (--examples=0: all)", dim=True, err=True
-        )
+        typer.secho(f"a small budget, {said}; give your own for a serious run (--examples=0: all)", dim=True, err=True)
     return experiment.with_settings(**budget)
 
 
@@ -201,6 +348,34 @@ def run(experiment: Experiment, folder: Path, resume: bool) -> None:
         typer.secho(f"limbeck distill --out {folder} --resume", err=True)
         raise typer.Exit(130) from None
     show.result(result, folder)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="The --out of a finished distill, demo or compare.")],
+) -> None:
+    """Write a finished run's page anew, from the numbers that lie beside it."""
+    from limbeck.report import refresh
+
+    for page in refresh(folder):
+        typer.echo(f"report: {page}")
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="A finished run's, such as runs/demo.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the files.", show_default="export in the run's")] = None,
+    formats: Annotated[
+        str | None, typer.Option("--format", help="Of safetensors, onnx, hf (for models of transformers), with commas.")
+    ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Also ONNX with 8-bit weights.")] = False,
+) -> None:
+    """Write a run's student as safetensors and ONNX, compare all test examples, and measure what each format costs."""
+    from limbeck import show
+    from limbeck.export import export_run
+
+    out = out or fresh(folder / "export")
+    show.exported(export_run(folder, out, formats=formats.split(",") if formats else None, int8=int8), out)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,13 @@ run.yaml  ->  teacher (trained, or its weights loaded)  ->  student alone  ->  s
 
 from __future__ import annotations
 
+import ast
 import json
 import os
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
@@ -19,16 +19,19 @@ from torch import Tensor, nn
 
 from limbeck import registry
 from limbeck.blocks.logit import CE
-from limbeck.data import Data, as_data
+from limbeck.data import UNLABELLED, Data, as_data
 from limbeck.data.named import Images, few_labels, load
 from limbeck.data.views import strong, weak
 from limbeck.errors import CheckpointError, SettingError, nearest
+from limbeck.judging import judge
 from limbeck.models import build
 from limbeck.objective import Objective
+from limbeck.report import ALONE, DISTILLED, TEACHER
 from limbeck.run import Run, Watcher
 from limbeck.signals import Net, Normalize
 
-ALONE, DISTILLED, TEACHER = "student alone", "student distilled", "teacher"
+if TYPE_CHECKING:
+    from limbeck.findings import Finding
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,12 @@ class Experiment:
     data: "digits", "fashion-mnist" or "module:function" giving (train, test). examples: training examples to use,
         None: all. labels: labels per class that the student may see, None: all; the rest is unlabelled.
         unlabelled: unlabelled rows per labelled row of a batch, None: as they come. augment: crop (and flip) view x.
+    validation: share of the training examples that is held out, of each class, with at most `labels` labels.
     teacher, student: names or "module:function"; several, with commas, for a committee or for peers.
     teacher_weights: safetensors files instead of training the teachers here, which is done on all labels.
     method: a name with `settings`, or code such as "CE() + 0.9 * KL(4.0)". optimizer: code, e.g. "AdamW(0.001)".
     alone: also train the student alone, on the labels, with the same batches and budget.
+    slices: "module:function" that names parts of the test set on which to look for what the teacher passed on.
     """
 
     data: str = "digits"
@@ -53,6 +58,7 @@ class Experiment:
     labels: int | None = None
     unlabelled: float | None = None
     augment: bool = False
+    validation: float = 0.0
     epochs: int = 30
     teacher_epochs: int = 30
     batch_size: int = 128
@@ -62,6 +68,7 @@ class Experiment:
     seed: int = 0
     teacher_weights: str | None = None
     alone: bool = True
+    slices: str | None = None
     precision: str = "32-true"
     accelerator: str = "auto"
     compile: bool = False
@@ -69,6 +76,8 @@ class Experiment:
     @classmethod
     def read(cls, path: Path) -> Experiment:
         """From a run.yaml; an unknown or missing-typed field is named."""
+        if not path.exists():
+            raise SettingError(f"there is no {path}: give the --out of a run, or a run.yaml as --config")
         loaded = yaml.safe_load(path.read_text())
         if not isinstance(loaded, dict):
             raise SettingError(f"{path} holds no settings (a mapping of names to values)")
@@ -99,6 +108,7 @@ class Material:
     train: Data
     test: Data
     full: Data  # the training examples with all their labels, for the teacher
+    validation: Data | None
     classes: tuple[str, ...]
     example: Tensor
 
@@ -120,6 +130,9 @@ def prepare(experiment: Experiment) -> Material:
     if experiment.examples is not None and experiment.examples < len(x):
         chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[: experiment.examples]
         x, y = x[chosen], y[chosen]
+    held = held_out(y, experiment.validation, experiment.labels)
+    validation = Data(x[held], y[held], classes=train.classes) if len(held) else None
+    x, y = without(x, held), without(y, held)
     flip = experiment.data == "fashion-mnist"  # a mirrored digit is another digit
     pad = max(1, x.shape[-1] // 10)
     views: dict[str, Any] = {"strong": strong(flip=flip, pad=pad)}
@@ -127,14 +140,44 @@ def prepare(experiment: Experiment) -> Material:
         views["x"] = weak(flip=flip, pad=pad)
     kept = y if experiment.labels is None else few_labels(y, experiment.labels, seed=experiment.seed)
     full = Data(x, y, views=views, classes=train.classes)
-    return Material(
-        experiment, Data(x, kept, views=views, classes=train.classes), as_data(test), full, train.classes, x[:1]
-    )
+    seen = Data(x, kept, views=views, classes=train.classes)
+    return Material(experiment, seen, as_data(test), full, validation, train.classes, x[:1])
+
+
+def held_out(y: Tensor, share: float, labels: int | None) -> Tensor:
+    """Ids of the validation examples: the same for every seed; no more labels of a class than the student sees."""
+    if not 0 <= share < 1:
+        raise SettingError(f"validation is a share in [0, 1); got {share}")
+    if share == 0:
+        return torch.empty(0, dtype=torch.int64)
+    from sklearn.model_selection import train_test_split
+
+    _, held = train_test_split(torch.arange(len(y)), test_size=share, stratify=y, random_state=0)
+    ids: Tensor = held
+    return ids if labels is None else ids[few_labels(y[ids], labels, seed=0) != UNLABELLED]
+
+
+def without(rows: Tensor, ids: Tensor) -> Tensor:
+    kept = torch.ones(len(rows), dtype=torch.bool)
+    kept[ids] = False
+    return rows[kept]
 
 
 def needs(experiment: Experiment) -> frozenset[str]:
-    """What the method needs; of one given as code nothing is known beforehand."""
-    return frozenset() if "(" in experiment.method else registry.find(experiment.method).needs
+    """What the method needs; of code that is not one call of a method, nothing is known beforehand."""
+    method = named(experiment)
+    return method.needs if method else frozenset()
+
+
+def named(experiment: Experiment) -> registry.Method | None:
+    """The method, if it is given as "kd" or "kd(tau=2.0)"."""
+    name = experiment.method
+    if "(" in name:
+        tree = ast.parse(name.strip(), mode="eval").body
+        name = tree.func.id if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) else ""
+        if name not in {each.name for each in registry.every()}:
+            return None
+    return registry.find(name)
 
 
 def distil(experiment: Experiment, folder: Path, *, resume: bool = False, watch: Watch | None = None) -> dict[str, Any]:
@@ -143,6 +186,8 @@ def distil(experiment: Experiment, folder: Path, *, resume: bool = False, watch:
     A killed or interrupted experiment goes on with `resume=True`: finished parts are loaded, the broken one continues
     from its last checkpoint, to the same weights to the bit.
     """
+    from limbeck.findings import before
+
     method, wants = experiment.objective(), needs(experiment)
     refuse_mixture(experiment, folder, resume)
     material = prepare(experiment)
@@ -154,6 +199,8 @@ def distil(experiment: Experiment, folder: Path, *, resume: bool = False, watch:
     folder.mkdir(parents=True, exist_ok=True)  # a mistake leaves nothing behind
     experiment.write(folder / "run.yaml")
     teachers = train_teachers(material, folder, resume, watch)
+    findings = before(material, teachers)
+    watch.found(findings)
     runs: dict[str, Run] = {}
     if experiment.alone and experiment.method != "supervised" and material.train.y is not None:
         runs[ALONE] = student_run(material, CE(), [], folder / "alone", watch.of(ALONE, experiment.epochs))
@@ -162,7 +209,10 @@ def distil(experiment: Experiment, folder: Path, *, resume: bool = False, watch:
     for run in runs.values():
         run.fit(resume=resume)
     save_model(runs[name].students[0], folder / "student.safetensors")
+    if ALONE in runs:
+        save_model(runs[ALONE].students[0], folder / "alone.safetensors")
     result = judge(material, teachers, runs)
+    result["check"] = [asdict(each) for each in findings] + result["check"]
     write_whole(folder / "result.json", json.dumps(result, indent=1))
     from limbeck import report
 
@@ -180,6 +230,9 @@ class Watch:
 
     def of(self, part: str, epochs: int) -> Watcher | None:
         return None
+
+    def found(self, findings: Sequence[Finding]) -> None:
+        """Told of the check before the student trains."""
 
 
 def student_run(
@@ -244,91 +297,6 @@ def train_teachers(material: Material, folder: Path, resume: bool, watch: Watch)
             save_model(net, place.with_suffix(".safetensors"))
         teachers.append(net)
     return teachers
-
-
-def judge(material: Material, teachers: Sequence[Net], runs: Mapping[str, Run]) -> dict[str, Any]:
-    """Student beside teacher and beside the student alone: quality on the test set, cost, and where they differ."""
-    from limbeck.evaluate import cost, fidelity, scores
-
-    e, y = material.experiment, material.test.y
-    assert y is not None
-    last = list(runs.values())[-1]
-    names = [TEACHER] if len(teachers) == 1 else [f"{TEACHER} {i + 1}" for i in range(len(teachers))]
-    known = {TEACHER: last.teacher_logits} if names == [TEACHER] and last.teacher_logits is not None else {}
-    nets = dict(zip(names, teachers, strict=True)) | {name: run.students[0] for name, run in runs.items()}
-    logits = {name: last.predict(net, material.test) for name, net in nets.items() if name not in known}
-    logits = {name: {**known, **logits}[name] for name in nets}
-    spent = cost(nets, material.example.float().div(255))
-    models = {}
-    for name in nets:
-        models[name] = {**scores(logits[name], y), **spent[name]}
-        if len(teachers) == 1 and name != TEACHER:
-            models[name] |= fidelity(logits[name], logits[TEACHER])
-    final = models[list(runs)[-1]]["accuracy"]
-    summary = f"{e.student} reaches {final:.1%} on {e.data}"
-    if ALONE in models:
-        gain = 100 * (final - models[ALONE]["accuracy"])
-        summary += f", {abs(gain):.1f} points {'more' if gain >= 0 else 'less'} than the same student trained alone"
-    if names and names[0] in models:
-        summary += f"; its teacher has {models[names[0]]['accuracy']:.1%}"
-    return {
-        "title": f"{e.student} on {e.data}",
-        "summary": summary + ".",
-        "method": repr(last.method),
-        "command": "limbeck distill --config run.yaml",
-        "settings": asdict(e),
-        "environment": environment(last),
-        "models": models,
-        "curves": {name: run.history for name, run in runs.items()},
-        "reliability": {name: reliability(logits[name], y) for name in nets},
-        "examples": differences(material, logits) if ALONE in runs else [],
-    }
-
-
-def environment(run: Run) -> dict[str, str]:
-    from limbeck import __version__
-
-    return {
-        "limbeck": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "device": run.fabric.device.type,
-        "precision": str(run.precision),
-        "threads": str(torch.get_num_threads()),
-    }
-
-
-def reliability(logits: Tensor, y: Tensor, bins: int = 15) -> list[list[float]]:
-    """[mean confidence, accuracy, share of the examples] of each bin that is not empty."""
-    confidence, choice = logits.double().softmax(-1).max(-1)
-    right, place = (choice == y).double(), (confidence * bins).long().clamp(max=bins - 1)
-    rows = [(place == b) for b in range(bins)]
-    return [
-        [confidence[row].mean().item(), right[row].mean().item(), row.double().mean().item()]
-        for row in rows
-        if row.any()
-    ]
-
-
-def differences(material: Material, logits: Mapping[str, Tensor], most: int = 12) -> list[dict[str, Any]]:
-    """Test examples that only one of the two students gets right, those with the surest right answer first."""
-    y = material.test.y
-    assert y is not None
-    alone, distilled = logits[ALONE], logits[list(logits)[-1]]
-    found = []
-    for group, winner, loser in (("gained", distilled, alone), ("lost", alone, distilled)):
-        only = (winner.argmax(-1) == y) & (loser.argmax(-1) != y)
-        sure = winner.softmax(-1).gather(1, y.unsqueeze(1)).squeeze(1)
-        for i in sure.masked_fill(~only, -1).argsort(descending=True)[: min(most, int(only.sum()))].tolist():
-            said = {
-                role: material.classes[int(logits[name][i].argmax())]
-                for role, name in (("teacher", TEACHER), ("alone", ALONE), ("distilled", list(logits)[-1]))
-                if name in logits
-            }
-            image = material.test.x[i]
-            image = image[0] if image.shape[0] == 1 else image
-            found.append({"image": image.tolist(), "label": material.classes[int(y[i])], "group": group, **said})
-    return found
 
 
 def refuse_mixture(experiment: Experiment, folder: Path, resume: bool) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,6 +16,9 @@ from rich.table import Table
 from limbeck import registry
 from limbeck.experiment import DISTILLED, Watch
 from limbeck.run import Row, Run
+
+if TYPE_CHECKING:
+    from limbeck.findings import Finding
 
 
 class Bar:
@@ -42,9 +45,24 @@ class Bars(Watch):
     def of(self, part: str, epochs: int) -> Bar:
         return Bar(self.progress, self.progress.add_task(part, total=None, start=False, figures=""))
 
+    def found(self, findings: Sequence[Finding]) -> None:
+        for each in findings:
+            if each.level != "ok":
+                self.progress.console.print(line(each), highlight=False)
+
+    def counter(self, part: str) -> Callable[[int, int], None]:
+        """A bar for work that is done elsewhere: it is told how much is done, and of how much."""
+        task = self.progress.add_task(part, total=None, start=False, figures="")
+
+        def count(done: int, total: int) -> None:
+            self.progress.start_task(task)
+            self.progress.update(task, completed=done, total=total)
+
+        return count
+
 
 @contextmanager
-def progress() -> Iterator[Bars]:
+def progress(*, transient: bool = False) -> Iterator[Bars]:
     columns = (
         TextColumn("{task.description:<18}"),
         BarColumn(bar_width=24),
@@ -52,7 +70,7 @@ def progress() -> Iterator[Bars]:
         TimeRemainingColumn(elapsed_when_finished=True),
         TextColumn("{task.fields[figures]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    with Progress(*columns, console=Console(stderr=True), transient=transient) as bars:
         yield Bars(bars)
 
 
@@ -86,6 +104,90 @@ def result(result: Mapping[str, Any], folder: Path) -> None:
     console.print(f"report: {folder / 'report.html'}", highlight=False)
 
 
+COLOURS = {"ok": "green", "note": "yellow", "warning": "bold red"}
+
+
+def findings(found: Sequence[Finding]) -> None:
+    """The table of `limbeck check`."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("", "", "figure", "what it means, what to do"):
+        table.add_column(column)
+    for each in found:
+        do = f" [bold]{escape(each.do)}[/bold]" if each.do else ""
+        level = f"[{COLOURS[each.level]}]{each.level}[/]"
+        table.add_row(level, escape(each.check), escape(each.figure), escape(each.means) + do)
+    Console().print(table)
+
+
+def line(each: Finding) -> str:
+    """A finding in a line."""
+    do = f"; {each.do}" if each.do else ""
+    said = escape(f"{each.check}: {each.figure}: {each.means}{do}")
+    return f"[{COLOURS[each.level]}]{each.level}[/] {said}"
+
+
+def comparison(found: Mapping[str, Any], folder: Path) -> None:
+    """The table of `limbeck compare`: an arm per row, the best first."""
+    console = Console()
+    baseline = found["baseline"]
+    table = Table(title=escape(found["title"]), title_style="bold")
+    table.add_column("", justify="right")
+    table.add_column("method")
+    for label in ("accuracy", "difference", "NLL", "ECE", "agreement", "time", "memory"):
+        table.add_column(label, justify="right")
+    for row in found["table"]:
+        table.add_row(
+            str(row["rank"]),
+            escape(row["arm"]),
+            percent(row["accuracy"]),
+            "baseline" if row["arm"] == baseline else percent(row["difference"], sign="+"),
+            "-" if row["nll"] is None else f"{row['nll'][0]:.3f}",
+            percent(row["ece"], bounds=False),
+            percent(row["agreement"], bounds=False),
+            "-" if row["time"] is None else f"{row['time']:.2f}",
+            "-" if row["memory"] is None else f"{row['memory']:.2f}",
+        )
+    console.print(table)
+    teacher = f" The teacher has {found['teacher']['accuracy']:.1%}." if found["teacher"] else ""
+    console.print(
+        f"Means over {len(found['seeds'])} seeds, +- half the 95 % interval; differences are paired by seed. Time and "
+        f"memory of training are relative to kd's.{teacher}",
+        highlight=False,
+    )
+    console.print(f"page: {folder / 'compare.html'}", highlight=False)
+
+
+def tuned(found: Mapping[str, Any], folder: Path, most: int = 10) -> None:
+    """The best trials of `limbeck tune`."""
+    console = Console()
+    table = Table(title="the best trials", title_style="bold")
+    for label in ("trial", "accuracy", "epochs", "method"):
+        table.add_column(label, justify="left" if label == "method" else "right")
+    known = [each for each in found["trials"] if each["accuracy"] is not None and each["method"]]
+    for each in sorted(known, key=lambda each: (each["state"] != "complete", -each["accuracy"]))[:most]:
+        pruned = " [dim](pruned)[/dim]" if each["state"] == "pruned" else ""
+        accuracy = f"{each['accuracy']:.1%}"
+        table.add_row(str(each["number"]), accuracy, f"{each['epochs']}{pruned}", escape(each["method"]))
+    console.print(table)
+    console.print(
+        f"{escape(found['method'])}\nhas {found['validation_accuracy']:.1%} of {found['validation_examples']} held-out "
+        f"examples: the best of {len(found['trials'])} trials looks better than it is. Compare it on the test set:",
+        highlight=False,
+    )
+    console.print(escape(found["next"]), highlight=False, soft_wrap=True)
+    console.print(f"study: {folder / 'study.log'}", highlight=False)
+
+
+def percent(figures: Sequence[float | None] | None, *, sign: str = "", bounds: bool = True) -> str:
+    """A mean in percent, and half its interval if it has one."""
+    if figures is None or figures[0] is None:
+        return "-"
+    mean, _, high = figures
+    return f"{100 * mean:{sign}.1f}" + (
+        f" [dim]± {100 * (high - mean):.1f}[/dim]" if bounds and high is not None else ""
+    )
+
+
 def methods(*, family: str | None, needs: str | None) -> None:
     """The catalogue, or a part of it: a line each."""
     console = Console()
@@ -117,3 +219,19 @@ def method(name: str) -> None:
     console.print(f"is        {escape(repr(objective))}", highlight=False)
     if objective.couples_examples:
         console.print("couples   the examples of a batch: micro-batches and ranks change the result", highlight=False)
+
+
+def exported(measured: Mapping[str, Mapping[str, float]], folder: Path) -> None:
+    """What `limbeck export` wrote: a row per way to run the student."""
+    forms = {key: FIGURES[key] for key in ("bytes", "accuracy", "latency_ms", "throughput")}
+    forms |= {"accuracy": ("accuracy", lambda v: f"{v:.2%}"), "difference": ("logits differ by", lambda v: f"{v:.1g}")}
+    table = Table()
+    table.add_column("run by", no_wrap=True)
+    for label, _ in forms.values():
+        table.add_column(label, justify="right")
+    for name, row in measured.items():
+        table.add_row(name, *(form(row[key]) if key in row else "-" for key, (_, form) in forms.items()))
+    console = Console()
+    console.print(table)
+    files = ", ".join(sorted(each.name for each in folder.iterdir()))
+    console.print(f"latency of one example, throughput of 128, on the CPU\n{folder}: {files}", highlight=False)

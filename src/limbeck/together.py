@@ -40,9 +40,9 @@ class Shared(nn.Module):
         self.answers.clear()
 
     def forward(self, x: Any, view: str = "x", index: Tensor | None = None) -> Output:
-        for asked, answer in self.answers:
+        for asked, known in self.answers:
             if asked is x:
-                return answer
+                return known
         answer: Output = self.teacher(x, view, index)
         if index is not None:
             self.answers.append((x, answer))
@@ -94,7 +94,16 @@ class Lockstep:
         self.runs, self.shared = runs, shared
 
     def fit(self, *, resume: bool) -> None:
-        self.states = []
+        self.setup(resume)
+        with finish_step_on_interrupt() as interrupted:
+            while self.runs[0].epoch < self.runs[0].epochs:
+                for _ in self.epoch():
+                    if interrupted.is_set():
+                        saved = [str(run.save()) for run in self.runs if run.checkpoint]
+                        raise Interrupted(f"stopped after step {self.runs[0].steps_done}; saved: {saved or 'nothing'}")
+
+    def setup(self, resume: bool = False) -> None:
+        self.states: list[Tensor] = []
         for run in self.runs:
             run.setup()
             if run.fabric.world_size > 1:
@@ -103,12 +112,6 @@ class Lockstep:
                 run.load(run.checkpoint)
             self.states.append(torch.get_rng_state())
         self.catch_up()
-        with finish_step_on_interrupt() as interrupted:
-            while self.runs[0].epoch < self.runs[0].epochs:
-                for _ in self.epoch():
-                    if interrupted.is_set():
-                        saved = [str(run.save()) for run in self.runs if run.checkpoint]
-                        raise Interrupted(f"stopped after step {self.runs[0].steps_done}; saved: {saved or 'nothing'}")
 
     def catch_up(self) -> None:
         """After a kill, some may have been saved an epoch later than the others."""
@@ -121,6 +124,7 @@ class Lockstep:
                         break
 
     def epoch(self) -> Iterator[None]:
+        """The rest of the current epoch, a step of each run at a time."""
         first = self.runs[0]
         queues: list[list[list[Batch]]] = [[] for _ in self.runs]
         turns = [
