@@ -140,7 +140,8 @@ class Run:
             )
         if self.compile:
             for net in [*self.students, *self.teachers]:
-                net.compile()
+                if isinstance(net, nn.Module):  # a record is none
+                    net.compile()
         torch.manual_seed(self.seed + 1 + fabric.global_rank)  # dropout: other draws on every rank
         self.module, self.torch_optimizer = fabric.setup(self.bundle, self.optimizer.build(parameters))
         self.teacher_logits: Tensor | None = None
