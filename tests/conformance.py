@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from limbeck import SGD, UNLABELLED, Data, Objective, Run, registry
 from limbeck.data.named import Images, digits
+from limbeck.records import Cached, Record
 from limbeck.registry import Method
 
 ROWS, BATCH, EPOCHS = 32, 8, 2
@@ -313,6 +314,20 @@ def check_precisions(method: Method) -> None:
         assert all(bool(each.isfinite().all()) for each in run.bundle.parameters()), precision
 
 
+def check_record(method: Method, folder: Path) -> None:
+    """From a record of what its teachers say it learns what it learns from them."""
+    with double():
+        online, stored = run_of(method), run_of(method)
+        layers = sorted(name for role, name in online.method.reads if role == "teacher")
+        signals, views = dict.fromkeys([".logits", *layers], "fp64"), dict.fromkeys(stored.data.views, EPOCHS)
+        teachers = stored.teacher if isinstance(stored.teacher, list) else [stored.teacher]
+        for i, teacher in enumerate(teachers):
+            Record.capture(folder / str(i), teacher, stored.data, signals=signals, views=views, device="cpu")
+        cached: list[Any] = [Cached(folder / str(i)) for i in range(len(teachers))]
+        stored.teacher = cached if isinstance(stored.teacher, list) else cached[0]
+        close(trained(stored).bundle.state_dict(), trained(online).bundle.state_dict())
+
+
 # ---- two ranks ------------------------------------------------------------------------------------------------------
 
 
@@ -360,6 +375,7 @@ def battery(method: Method, folder: Path, *, ranks: Path | None = None) -> None:
     check_precisions(method)
     if method.needs & {"teacher", "teachers"}:
         check_teacher(method)
+        check_record(method, folder / "records")
     if splits(method):
         check_accumulates(method)
         check_ranks(method, ranks or on_two_ranks([method], folder))

@@ -185,3 +185,52 @@ def test_a_mistake_leaves_no_folder_behind(tmp_path: Path) -> None:
     refused = limbeck("distill", *SMALL, "--method=kd", "--method.tau=-1", "--out=out", cwd=tmp_path, check=False)
     assert refused.returncode == 2
     assert not (tmp_path / "out").exists()
+
+
+# ---- records --------------------------------------------------------------------------------------------------------
+
+
+def test_record_teaches_and_is_inspected(distilled: Path) -> None:
+    teach = ["--teacher=cnn", f"--teacher-weights={distilled / 'first/teacher.safetensors'}", "--examples=300"]
+    signals = ["--signals=logits:topk=4,embedding:fp16", "--augment", "--views=x:epochs=2"]
+    written = limbeck("record", *teach, *signals, "--out=record", cwd=distilled)
+    assert "bytes per example and view; 2 of 2 shards to write" in written.stderr
+    again = limbeck("record", *teach, *signals, "--out=record", cwd=distilled)
+    assert "0 of 2 shards to write" in again.stderr
+    shown = limbeck("record", "inspect", "record", "--verify", cwd=distilled).stdout
+    for words in ("TopK(k=4", "random, 2 epochs", "gradient cosine", "limbeck record", "every shard is as it was"):
+        assert words in shown
+    student = ["--student=mlp", "--examples=300", "--augment=true", "--method=kd", "--teacher-record=record"]
+    limbeck("distill", *student, "--epochs=2", "--out=from-record", cwd=distilled)
+    assert yaml.safe_load((distilled / "from-record/run.yaml").read_text())["teacher_record"] == "record"
+    longer = limbeck("distill", *student, "--epochs=3", "--out=longer", cwd=distilled, check=False)
+    assert longer.returncode == 2
+    assert "--views x:epochs=3" in longer.stderr
+    assert not (distilled / "longer").exists()
+    shard = next((distilled / "record").glob("*.shard"))
+    os.truncate(shard, 9)
+    broken = limbeck("record", "inspect", "record", "--verify", cwd=distilled, check=False)
+    assert broken.returncode == 2
+    assert shard.name in broken.stderr
+    limbeck("record", *teach, *signals, "--out=record", cwd=distilled)
+    limbeck("record", "inspect", "record", "--verify", cwd=distilled)
+    other = limbeck("record", *teach, "--signals=logits:fp32", "--out=record", cwd=distilled, check=False)
+    assert "holds another record" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--signals=logits:topq=3"], "'topk'"),
+        (["--views=x:30"], "x:epochs=30"),
+        (["--part=3"], "0/4"),
+        (["--part=0/2"], "--teacher-weights"),
+        (["--teacher=cnn,mlp"], "one teacher"),
+        (["inspect", "nowhere"], "no teacher record"),
+    ],
+)
+def test_mistakes_with_records_are_answered(words: list[str], said: str, tmp_path: Path) -> None:
+    refused = limbeck("record", *words, cwd=tmp_path, check=False)
+    assert refused.returncode == 2
+    assert said in refused.stderr.replace("\n", " ")
+    assert not list(tmp_path.rglob("*.shard"))

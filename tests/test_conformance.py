@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from limbeck import CE, Objective, Run, Step, registry
+from limbeck import CE, LELP, Objective, Run, Step, registry
+from limbeck.errors import SettingError
 from limbeck.registry import Method
 from limbeck.step import Merged
 from tests import conformance
@@ -28,6 +29,10 @@ def each(methods: list[Method]) -> pytest.MarkDecorator:
 
 #: The judge of MEAL V2 ends in a ReLU, which may be dead from its start; as released, and said in its docstring.
 IDLE = {"meal_v2": [f"state.1.{layer}.{part}" for layer in (0, 2, 4) for part in ("weight", "bias")]}
+
+
+#: What no record can give, and its error says so: gradients through the teacher; its last layer's weights.
+LIVE = {"hard": "gradients through the teacher", "lelp": "null_space=False"}
 
 
 @each(METHODS)
@@ -53,6 +58,22 @@ def test_resumes_to_the_bit_at_any_step(method: Method, tmp_path: Path) -> None:
 @each(TAUGHT)
 def test_teacher_is_unchanged(method: Method) -> None:
     conformance.check_teacher(method)
+
+
+@each(TAUGHT)
+def test_runs_from_a_record(method: Method, tmp_path: Path) -> None:
+    if method.name in LIVE:
+        with pytest.raises(SettingError, match=LIVE[method.name]):
+            conformance.check_record(method, tmp_path)
+    else:
+        conformance.check_record(method, tmp_path)
+
+
+def test_lelp_runs_from_a_record_without_the_null_space(tmp_path: Path) -> None:
+    def without() -> Objective:
+        return LELP(subclasses=2, beta=1.0, tau=2.0, null_space=False)
+
+    conformance.check_record(Method("without", "tests", without, "-", frozenset({"teacher"})), tmp_path)
 
 
 @each(METHODS)

@@ -66,3 +66,9 @@ def test_generated_pages_are_up_to_date() -> None:
     pages = runpy.run_path(str(ROOT / "docs/build.py"))["pages"]()
     for path, text in pages.items():
         assert path.read_text() == text, f"run python docs/build.py: {path.name} is old"
+
+
+def test_record_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = runpy.run_path(str(ROOT / "docs/src/record.py"))["run"]
+    assert len(run.history) == 3

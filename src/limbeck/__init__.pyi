@@ -6,6 +6,7 @@ from . import export as export
 from .data import UNLABELLED as UNLABELLED, Batch as Batch, Data as Data, few_labels as few_labels
 from .objective import Objective as Objective, Stages as Stages, Term as Term, Weighted as Weighted
 from .optim import SGD as SGD, AdamW as AdamW
+from .records import Cached as Cached, Record as Record
 from .registry import find as find, make as make, method as method
 from .run import Run as Run
 from .schedules import (
@@ -19,6 +20,7 @@ from .signals import Net as Net, Normalize as Normalize, Output as Output
 from .step import Step as Step
 from .teachers import EMA as EMA, Bank as Bank, Committee as Committee, Frozen as Frozen
 from .weights import (
+    SampledMass as SampledMass,
     TeacherConfidence as TeacherConfidence,
     TeacherEntropy as TeacherEntropy,
     TeacherRight as TeacherRight,

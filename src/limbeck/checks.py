@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from limbeck.data import UNLABELLED, Batch, Data
-from limbeck.errors import DataError, SettingError, ShapeError
+from limbeck.errors import DataError, LimbeckError, SettingError, ShapeError
 from limbeck.objective import Objective, as_terms
 from limbeck.schedules import Clock
 from limbeck.signals import Output
-from limbeck.step import Step
+from limbeck.step import Step, ask
 
 if TYPE_CHECKING:
     from limbeck.run import Run
@@ -77,13 +77,13 @@ def finite(what: str, x: Any, valid: Tensor | None = None) -> None:
 
 def probe(run: Run) -> tuple[dict[tuple[str, str], tuple[int, ...]], int | None]:
     """Run each model on two examples: the shapes of its signals, and how many classes the student tells apart."""
-    batch = run.on_device(run.train_data.example())
+    batch = run.on_device(run.train_data.example(seed=run.seed))
     finite("inputs", batch.view("x"))
     shapes: dict[tuple[str, str], tuple[int, ...]] = {}
     with torch.no_grad(), torch.random.fork_rng(devices=cuda_devices(run)):
         nets = [("student", net.eval()) for net in run.students] + [("teacher", net) for net in run.teachers]
         for role, net in reversed(nets):  # the first of several has the last word
-            output = ask(role, net, batch)
+            output = answer(role, net, batch)
             for name in output.signals:
                 signal = output[name]
                 if isinstance(signal, Tensor):
@@ -97,12 +97,12 @@ def probe(run: Run) -> tuple[dict[tuple[str, str], tuple[int, ...]], int | None]
     return shapes, student[1] if student is not None and len(student) == 2 else classes
 
 
-def ask(role: str, net: Any, batch: Batch) -> Output:
+def answer(role: str, net: Any, batch: Batch) -> Output:
     """The output of a model on the batch; an input that it cannot take is described."""
     try:
-        output: Output = net(batch.view("x"), "x", batch.index)
+        output = ask(net, batch, "x")
     except (TypeError, RuntimeError, ValueError) as error:
-        if isinstance(error, ShapeError | SettingError | DataError):
+        if isinstance(error, LimbeckError):
             raise
         model = getattr(net, "net", net)
         name = type(getattr(model, "module", model)).__name__
@@ -118,7 +118,7 @@ def ask(role: str, net: Any, batch: Batch) -> Output:
 def dry_step(run: Run) -> None:
     """Ask the method for its loss on two examples, in every stage, without a trace: a missing view, unequal widths or
     a wrong mask speak now, not after an epoch."""
-    batch = run.on_device(run.train_data.example())
+    batch = run.on_device(run.train_data.example(seed=run.seed))
     labels(batch, run.num_classes)
     states = run.rng.get_state(), run.local_rng.get_state()
     firsts = sorted({run.method.span(epoch, run.epochs)[0] for epoch in range(run.epochs)})
@@ -135,6 +135,9 @@ def dry_step(run: Run) -> None:
                 raise SettingError(f"{run.method!r} has no term to learn from")
             for term in terms.values():
                 term.part(step)
+    for teacher in run.teachers:
+        if hasattr(teacher, "check"):
+            teacher.check(run)
     for buffer, before in buffers:
         buffer.copy_(before)
     run.rng.set_state(states[0])

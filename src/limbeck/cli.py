@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -68,6 +69,7 @@ def distill(
         int | None, typer.Option(help="Passes over the data, for a teacher trained here.")
     ] = None,
     teacher_weights: Annotated[str | None, typer.Option(help="Its safetensors file, instead of training it.")] = None,
+    teacher_record: Annotated[str | None, typer.Option(help="Its record (see limbeck record), read instead.")] = None,
     examples: Annotated[int | None, typer.Option(help="Training examples to use; 0 for all.")] = None,
     labels: Annotated[int | None, typer.Option(help="Labels per class that the student may see; 0 for all.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything.")] = None,
@@ -87,6 +89,7 @@ def distill(
         "epochs": epochs,
         "teacher_epochs": teacher_epochs,
         "teacher_weights": teacher_weights,
+        "teacher_record": teacher_record,
         "examples": examples,
         "labels": labels,
         "seed": seed,
@@ -228,6 +231,80 @@ def check(
     show.findings(findings.check(experiment, folder))
 
 
+record = typer.Typer(help="Write what a teacher says of every example, to teach from it without running it.")
+app.add_typer(record, name="record")
+
+
+@record.callback(invoke_without_command=True)
+def write_record(
+    context: typer.Context,
+    out: Annotated[Path | None, typer.Option(help="Folder of the record.")] = None,
+    data: Annotated[str | None, typer.Option(help="As for distill.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="A model's name, or module:function.")] = None,
+    teacher_weights: Annotated[
+        str | None, typer.Option(help="Its safetensors file; without, it is trained here first.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="A run.yaml whose data and teacher are meant.")] = None,
+    signals: Annotated[
+        str, typer.Option(help="name:encoding,...: logits:topk=10, embedding:fp16, layer3:fp32, logits:head, ...")
+    ] = "logits:fp32",
+    views: Annotated[str, typer.Option(help="name:epochs=N,...; a view that is not random is written once.")] = "x",
+    augment: Annotated[bool | None, typer.Option("--augment", help="View x is a random crop (and flip).")] = None,
+    teacher_epochs: Annotated[
+        int | None, typer.Option(help="Passes over the data, for a teacher trained here.")
+    ] = None,
+    examples: Annotated[int | None, typer.Option(help="Training examples to use.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the views; the run that reads the record must have it.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Examples per forward of the teacher.")] = 256,
+    part: Annotated[str, typer.Option(help="i/n: this process writes the i-th of n parts, counted from 0.")] = "0/1",
+) -> None:
+    """Record a teacher. Given again, the same command goes on after a stop and mends what is damaged."""
+    if context.invoked_subcommand is not None:
+        return
+    from limbeck import show
+    from limbeck.experiment import Experiment, record_teacher
+
+    given = {
+        "data": data,
+        "teacher": teacher,
+        "teacher_weights": teacher_weights,
+        "augment": augment,
+        "teacher_epochs": teacher_epochs,
+        "examples": examples,
+        "seed": seed,
+    }
+    base = Experiment() if config is None else Experiment.read(config)
+    experiment = base.with_settings(**{name: number for name, number in given.items() if number is not None})
+    with show.recording() as watch:
+        made = record_teacher(
+            experiment,
+            out or Path("runs") / "record",
+            signals=pairs(signals, "fp32"),
+            views={name: epochs(text) for name, text in pairs(views, "epochs=1").items()},
+            batch_size=batch_size,
+            part=part_of(part),
+            command=shlex.join(["limbeck", *sys.argv[1:]]),
+            watch=watch,
+        )
+    show.record(made)
+
+
+@record.command("inspect")
+def inspect_record(
+    path: Annotated[Path, typer.Argument(help="Folder of the record.")],
+    verify: Annotated[bool, typer.Option("--verify", help="Also read all of it and compare the checksums.")] = False,
+) -> None:
+    """Show what a record holds, how large it is, and how far it is from what the teacher said."""
+    from limbeck import show
+    from limbeck.records import Record
+
+    opened = Record.open(path)
+    show.record(opened)
+    if verify:
+        opened.verify()
+        typer.echo("every shard is as it was written")
+
+
 @app.command()
 def methods(
     name: Annotated[str | None, typer.Argument(help="Show this one: what it does, its settings, its source.")] = None,
@@ -282,6 +359,30 @@ def meant(fields: dict[str, Any]) -> dict[str, Any]:
 def split(methods: str) -> tuple[str, ...]:
     """At the commas that are in no brackets."""
     return tuple(part.strip() for part in re.split(r",(?![^(]*\))", methods))
+
+
+def pairs(text: str, default: str) -> dict[str, str]:
+    """ "a:x,b" as {"a": "x", "b": default}."""
+    found = (part.partition(":") for part in text.split(","))
+    return {name: value or default for name, _, value in found}
+
+
+def epochs(text: str) -> int:
+    from limbeck.errors import SettingError
+
+    matched = re.fullmatch(r"epochs=(\d+)", text)
+    if not matched:
+        raise SettingError(f"{text!r} is no number of epochs: write --views x:epochs=30")
+    return int(matched[1])
+
+
+def part_of(text: str) -> tuple[int, int]:
+    from limbeck.errors import SettingError
+
+    matched = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not matched:
+        raise SettingError(f"{text!r} is no part: write --part 0/4, 1/4, 2/4 and 3/4 for four processes")
+    return int(matched[1]), int(matched[2])
 
 
 def setting(text: str) -> Any:

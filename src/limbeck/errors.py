@@ -7,6 +7,7 @@ LimbeckError
 ├── DataError         examples that cannot be trained on        (also a ValueError)
 ├── UnknownName       a name that nothing is registered under   (also a LookupError)
 ├── CheckpointError   a file that cannot be loaded              (also a ValueError)
+├── RecordError       a teacher record that is damaged, not whole, or of something else (also a ValueError)
 └── Interrupted       ctrl-C; the run is saved and can go on    (also a KeyboardInterrupt)
 """
 
@@ -42,6 +43,10 @@ class UnknownName(LimbeckError, LookupError):  # noqa: N818 - reads as what it i
 
 class CheckpointError(LimbeckError, ValueError):
     """A file that cannot be loaded."""
+
+
+class RecordError(LimbeckError, ValueError):
+    """A teacher record that is damaged, not whole, or of another teacher, data set or view."""
 
 
 class Interrupted(LimbeckError, KeyboardInterrupt):  # noqa: N818

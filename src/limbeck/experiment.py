@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
-from torch import Tensor, nn
+from torch import Tensor
 
 from limbeck import registry
 from limbeck.blocks.logit import CE
@@ -27,8 +27,11 @@ from limbeck.judging import judge
 from limbeck.models import build
 from limbeck.objective import Objective
 from limbeck.report import ALONE, DISTILLED, TEACHER
+from limbeck.records import Cached, Record
+from limbeck.records.capture import wanted
 from limbeck.run import Run, Watcher
 from limbeck.signals import Net, Normalize
+from limbeck.teachers import Teacher
 
 if TYPE_CHECKING:
     from limbeck.findings import Finding
@@ -44,6 +47,7 @@ class Experiment:
     validation: share of the training examples that is held out, of each class, with at most `labels` labels.
     teacher, student: names or "module:function"; several, with commas, for a committee or for peers.
     teacher_weights: safetensors files instead of training the teachers here, which is done on all labels.
+        teacher_record: records of them that are read instead of running them (see `limbeck record`).
     method: a name with `settings`, or code such as "CE() + 0.9 * KL(4.0)". optimizer: code, e.g. "AdamW(0.001)".
     alone: also train the student alone, on the labels, with the same batches and budget.
     slices: "module:function" that names parts of the test set on which to look for what the teacher passed on.
@@ -67,6 +71,7 @@ class Experiment:
     clip: float | None = None
     seed: int = 0
     teacher_weights: str | None = None
+    teacher_record: str | None = None
     alone: bool = True
     slices: str | None = None
     precision: str = "32-true"
@@ -192,20 +197,21 @@ def distil(experiment: Experiment, folder: Path, *, resume: bool = False, watch:
     refuse_mixture(experiment, folder, resume)
     material = prepare(experiment)
     watch = watch or Watch()
-    untrained = [material.model(name, seed=0) for name in names_of(experiment.teacher)]
+    records = [Cached(name) for name in names_of(experiment.teacher_record)]
+    untrained: Sequence[Teacher] = records or [material.model(name, seed=0) for name in names_of(experiment.teacher)]
     if wants & {"teacher", "teachers"} and not untrained:
         raise SettingError(f"method {experiment.method} learns from a teacher: give --teacher resnet20x4, say")
     student_run(material, method, untrained, None, None).setup()  # mistakes show now, not when the teacher is trained
     folder.mkdir(parents=True, exist_ok=True)  # a mistake leaves nothing behind
     experiment.write(folder / "run.yaml")
-    teachers = train_teachers(material, folder, resume, watch)
+    teachers = [] if records else train_teachers(material, folder, resume, watch)
     findings = before(material, teachers)
     watch.found(findings)
     runs: dict[str, Run] = {}
     if experiment.alone and experiment.method != "supervised" and material.train.y is not None:
         runs[ALONE] = student_run(material, CE(), [], folder / "alone", watch.of(ALONE, experiment.epochs))
     name = "student" if experiment.method == "supervised" else DISTILLED
-    runs[name] = student_run(material, method, teachers, folder, watch.of(name, experiment.epochs))
+    runs[name] = student_run(material, method, records or teachers, folder, watch.of(name, experiment.epochs))
     for run in runs.values():
         run.fit(resume=resume)
     save_model(runs[name].students[0], folder / "student.safetensors")
@@ -218,6 +224,33 @@ def distil(experiment: Experiment, folder: Path, *, resume: bool = False, watch:
 
     report.write(folder / "report.html", result)
     return result
+
+
+def record_teacher(
+    experiment: Experiment,
+    folder: Path,
+    *,
+    signals: Mapping[str, str],
+    views: Mapping[str, int],
+    watch: Any,
+    **settings: Any,
+) -> Record:
+    """Write what the teacher says of the training examples; a teacher without weights is trained in `folder`-teacher.
+
+    watch: as for `distil`, and with `say(line)` and `rows(done, total)`. settings: see `Record.capture`.
+    """
+    if settings["part"][1] > 1 and experiment.teacher_weights is None:
+        raise SettingError("several processes need one teacher: give all of them the same --teacher-weights")
+    material = prepare(experiment)
+    if len(names_of(experiment.teacher)) != 1:
+        raise SettingError(f"a record is of one teacher; got {experiment.teacher!r}: write one for each")
+    wanted(material.full, signals, views)  # mistakes show now, not when the teacher is trained
+    place = folder.with_name(f"{folder.name}-teacher")
+    (teacher,) = train_teachers(material, place, place.exists(), watch)
+    return Record.capture(
+        folder, teacher, material.full, signals=signals, views=views, seed=experiment.seed, say=watch.say,
+        watch=watch.rows, **settings,
+    )  # fmt: skip
 
 
 def names_of(models: str | None) -> list[str]:
@@ -236,7 +269,7 @@ class Watch:
 
 
 def student_run(
-    material: Material, method: Objective, teachers: Sequence[nn.Module], folder: Path | None, watcher: Watcher | None
+    material: Material, method: Objective, teachers: Sequence[Teacher], folder: Path | None, watcher: Watcher | None
 ) -> Run:
     """A student's run; alone or distilled, it starts from the same weights and sees the same batches."""
     e = material.experiment

@@ -140,7 +140,8 @@ class Run:
             )
         if self.compile:
             for net in [*self.students, *self.teachers]:
-                net.compile()
+                if isinstance(net, nn.Module):  # a record is none
+                    net.compile()
         torch.manual_seed(self.seed + 1 + fabric.global_rank)  # dropout: other draws on every rank
         self.module, self.torch_optimizer = fabric.setup(self.bundle, self.optimizer.build(parameters))
         self.teacher_logits: Tensor | None = None
@@ -194,9 +195,7 @@ class Run:
                     pass
         return self.history
 
-    def train_epoch(
-        self, interrupted: threading.Event, groups: Iterator[list[Batch]] | None = None
-    ) -> Iterator[None]:
+    def train_epoch(self, interrupted: threading.Event, groups: Iterator[list[Batch]] | None = None) -> Iterator[None]:
         """The rest of the current epoch, its row of metrics, its checkpoint; stops after each step for whoever asks.
 
         groups: the micro-batches of each step that is left, where several runs share them.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ from limbeck.run import Row, Run
 
 if TYPE_CHECKING:
     from limbeck.findings import Finding
+    from limbeck.records import Record
 
 
 class Bar:
@@ -72,6 +75,69 @@ def progress(*, transient: bool = False) -> Iterator[Bars]:
     )
     with Progress(*columns, console=Console(stderr=True), transient=transient) as bars:
         yield Bars(bars)
+
+
+@contextmanager
+def recording() -> Iterator[Recording]:
+    columns = (
+        TextColumn("{task.description:<10}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.fields[figures]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        yield Recording(bars)
+
+
+class Recording(Bars):
+    """The bars of a capture: of the teacher's training, if there is one, and of its examples."""
+
+    def __init__(self, progress: Progress) -> None:
+        super().__init__(progress)
+        self.task: TaskID | None = None
+        self.started = 0.0
+
+    def of(self, part: str, epochs: int) -> Bar:
+        return Bar(self.progress, self.progress.add_task(part, total=None, start=False, figures="", rate=""))
+
+    def say(self, line: str) -> None:
+        self.progress.console.print(line, highlight=False)
+
+    def rows(self, done: int, total: int) -> None:
+        if self.task is None:
+            self.task = self.progress.add_task("record", total=total, completed=done, figures="", rate="")
+            self.before, self.started = done, time.perf_counter()
+        rate = (done - self.before) / max(time.perf_counter() - self.started, 1e-9)
+        self.progress.update(self.task, completed=done, rate=f"{rate:,.0f}/s")
+
+
+def record(record: Record) -> None:
+    """What a record holds."""
+    from limbeck.records.inspect import summary
+
+    found, console = summary(record), Console()
+    shards, wanted = found["shards"]
+    lines = {
+        "teacher": found["teacher"],
+        "examples": f"{found['examples']:,}",
+        "size": f"{found['bytes']:,} bytes, {found['row_bytes']:,} per example and view",
+        "shards": f"{shards} of {wanted}" + ("" if shards == wanted else f"; go on with {found['command']}"),
+        "seed": str(found["seed"]),
+    }
+    for name, view in found["views"].items():
+        kind = f"random, {view['epochs']} epochs" if view["random"] else "not random"
+        lines[f"view {name}"] = f"{kind}  {view['code'] or ''}"
+    for name, signal in found["signals"].items():
+        tokens = math.prod(signal["shape"][:-1]) if name == ".logits" else 1
+        per = f"{signal['bytes']} bytes" + (f", {signal['bytes'] / tokens:.4g} per token" if tokens > 1 else "")
+        off = ", ".join(f"{figure.replace('_', ' ')} {number:.3g}" for figure, number in signal["error"].items())
+        lines[f"signal {name}"] = f"{signal['shape']}  {signal['encoding']!r}  {per}  error: {off}"
+    lines["made by"] = found["command"]
+    width = max(map(len, lines))
+    for name, line in lines.items():
+        console.print(f"{name:<{width}}  {escape(line)}", highlight=False, soft_wrap=True)
 
 
 FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {

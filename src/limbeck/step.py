@@ -32,12 +32,14 @@ class Player:
 
     def __call__(self, view: str = "x") -> Output:
         if view not in self.seen:
-            self.seen[view] = self.model(self.batch.view(view), view, self.batch.index)
+            self.seen[view] = ask(self.model, self.batch, view)
             self.forwards.append({view})
         return self.seen[view]
 
     def join(self, *views: str) -> list[Output]:
         """The outputs on several views from one forward, so that batch normalisation sees them together."""
+        if hasattr(self.model, "lookup"):  # in a record no forward is left to be joined
+            return [self(view) for view in views]
         if not any(set(views) <= forward for forward in self.forwards):
             alone = [view for view in views if view in self.seen]
             if alone:
@@ -50,6 +52,13 @@ class Player:
             self.seen.update(zip(views, whole.split([len(self.batch)] * len(views)), strict=True))
             self.forwards.append(set(views))
         return [self.seen[view] for view in views]
+
+
+def ask(model: Any, batch: Batch, view: str) -> Output:
+    """What a model says of a view. One that looks it up is given the batch, which knows the view's seed and epoch."""
+    if hasattr(model, "lookup"):
+        return model.lookup(batch, view)  # type: ignore[no-any-return]
+    return model(batch.view(view), view, batch.index)  # type: ignore[no-any-return]
 
 
 class Step:
@@ -158,4 +167,4 @@ def concatenate(inputs: Sequence[Any]) -> Any:
     return torch.cat(list(inputs))
 
 
-__all__ = ["Merged", "Player", "Step", "Term"]
+__all__ = ["Merged", "Player", "Step", "Term", "ask"]

@@ -18,6 +18,10 @@ class Teacher(Protocol):
     """Run, looked up or averaged: all teachers are called alike.
 
     x: the view's inputs; view: its name; index (rows,): the examples' ids, all that a record of targets needs.
+
+    Two methods are optional, for teachers that do not run. `lookup(batch, view) -> Output` is called instead where it
+    is there: a batch knows the seed and the epoch that its views are drawn with. `check(run)` is called once, before
+    training and after the method has asked for its views on two examples, and raises if the teacher does not fit.
     """
 
     def __call__(self, x: Any, view: str, index: Tensor) -> Output: ...

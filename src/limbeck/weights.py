@@ -38,3 +38,14 @@ class TeacherRight:
     def __call__(self, step: Step) -> Tensor:
         right = step.teacher("x").logits.argmax(-1) == step.y
         return (right | (step.y == UNLABELLED)).float()
+
+
+@dataclass(frozen=True)
+class SampledMass:
+    """What the estimate in a sampled record (`limbeck.records.Sampled` with t != 1) sums to: it takes the place of the
+    softmax's division in a KL of temperature tau, whose gradient is then unbiased."""
+
+    tau: float = 1.0
+
+    def __call__(self, step: Step) -> Tensor:
+        return (step.teacher("x").logits / self.tau).logsumexp(-1).exp()

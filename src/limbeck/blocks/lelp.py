@@ -15,7 +15,7 @@ from limbeck.losses.divergence import wide
 from limbeck.losses.logit import cross_entropy
 from limbeck.objective import Objective, Reads, Terms
 from limbeck.signals import EMBEDDING, Net
-from limbeck.step import Step
+from limbeck.step import Step, ask
 from limbeck.targets import subclass_split
 from limbeck.teachers import only
 
@@ -46,7 +46,8 @@ class LELP(Objective):
     2024, arXiv:2409.20449). The student gets `subclasses` logits per class in place of its last linear layer.
 
     beta: sharpness of the split. tau: temperature of the classes. null_space: leave out the directions that the
-    teacher's logits show already. sample: how many examples the directions are found from, on the view "x".
+    teacher's logits show already, for which a record does not do. sample: how many examples the directions are found
+    from, on the view "x".
 
     The paper tunes the first three. Our reading: scores are in units of their deviation within the class, and a class's
     examples are those with its label, or without one those that the teacher puts there; a class with no more than
@@ -124,8 +125,8 @@ def embeddings(run: Run, sample: int, generator: torch.Generator) -> tuple[Tenso
     pool = run.train_data.masks.get("valid", torch.ones(run.num_examples, dtype=torch.bool)).nonzero().squeeze(1)
     ids = pool[torch.randperm(len(pool), generator=generator)[:sample].sort().values].split(256)
     rows, labels = [], []
-    for batch in map(run.on_device, run.train_data.batches(ids)):
-        output = only(run.teachers)(batch.view("x"), "x", batch.index)
+    for batch in map(run.on_device, run.train_data.batches(ids, seed=run.seed)):
+        output = ask(only(run.teachers), batch, "x")
         if output.embedding.dim() != 2:
             raise ShapeError(f"directions need embeddings (b, d); the teacher's are {tuple(output.embedding.shape)}")
         guess = output.logits.argmax(-1)

@@ -21,7 +21,7 @@ from limbeck.losses.divergence import centroids, class_mass
 from limbeck.losses.logit import cross_entropy, kl
 from limbeck.objective import Objective, Term, Terms
 from limbeck.procedures.lookahead import lookahead_gradient
-from limbeck.step import Step
+from limbeck.step import Step, ask
 from limbeck.targets import one_hot
 from limbeck.teachers import only
 
@@ -192,5 +192,5 @@ def class_means(run: Run, classes: int, counts: Callable[[Run, Batch], Tensor]) 
     ids = list(torch.arange(run.num_examples).split(512))
     for batch in map(run.on_device, run.train_data.batches(ids, seed=run.seed)):
         y = torch.where(counts(run, batch), given(batch.y), UNLABELLED)
-        mass += class_mass(only(run.teachers)(batch.view("x"), "x", batch.index).logits.detach(), y)
+        mass += class_mass(ask(only(run.teachers), batch, "x").logits.detach(), y)
     return centroids(mass)

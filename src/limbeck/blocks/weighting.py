@@ -18,7 +18,7 @@ from limbeck.objective import Objective, Reads, Term, Terms
 from limbeck.selection import Level, adversarial_sampling, draw, llkd_weights, margin_gain
 from limbeck.signals import EMBEDDING
 from limbeck.similarity import parc, similarity_weights
-from limbeck.step import Merged, Step
+from limbeck.step import Merged, Step, ask
 from limbeck.targets import one_hot
 from limbeck.teachers import only
 
@@ -153,7 +153,7 @@ class RAD(Objective):
         p = adversarial_sampling(gains, wrong=round(self.wrong * len(pool)), rho=self.rho)
         chosen = pool[draw(p, self.queries, spare=gains, generator=run.rng)].split(256)
         for batch in map(run.on_device, run.train_data.batches(chosen, seed=run.seed, epoch=step.epoch)):
-            state.write(batch.index, only(run.teachers)(batch.view("x"), "x", batch.index).logits.softmax(-1))
+            state.write(batch.index, ask(only(run.teachers), batch, "x").logits.softmax(-1))
 
 
 class SourceHeads(nn.Module):
@@ -188,11 +188,11 @@ class SimilarTasks(Objective):
         if not run.teachers:
             only(run.teachers)
         ids = balanced(given(run.train_data.y), self.probe)
-        batches = [run.on_device(batch) for batch in run.train_data.batches(ids.split(256))]
+        batches = [run.on_device(batch) for batch in run.train_data.batches(ids.split(256), seed=run.seed)]
         y = torch.cat([batch.y for batch in batches if batch.y is not None])
         similarities, classes = [], []
         for teacher in run.teachers:
-            outputs = [teacher(batch.view("x"), "x", batch.index) for batch in batches]
+            outputs = [ask(teacher, batch, "x") for batch in batches]
             features = torch.cat([output.embedding.flatten(1) for output in outputs])
             similarities.append(parc(features, y))
             classes.append(outputs[0].logits.shape[-1])

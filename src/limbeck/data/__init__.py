@@ -199,10 +199,10 @@ class Data:
         for item in loader:
             yield split_label(item)
 
-    def example(self, rows: int = 2) -> Batch:
+    def example(self, rows: int = 2, *, seed: int = 0) -> Batch:
         """The first examples, for the dry step."""
         valid = self.masks.get("valid", torch.ones(self.num_examples, dtype=torch.bool))
-        return next(self.batches([valid.nonzero().flatten()[:rows]]))
+        return next(self.batches([valid.nonzero().flatten()[:rows]], seed=seed))
 
 
 class SeededItems(Dataset[Any]):
