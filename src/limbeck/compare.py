@@ -29,17 +29,18 @@ import torch
 import yaml
 from filelock import FileLock, Timeout
 from safetensors.torch import load_file, save_file
-from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from limbeck import registry
 from limbeck.blocks.logit import CE
+from limbeck.data import Data, plain as plain_view
 from limbeck.errors import Interrupted, LimbeckError, SettingError, nearest
 from limbeck.evaluate import cost, fidelity, interval, paired, scores
 from limbeck.experiment import (
     ALONE,
     TEACHER,
     Experiment,
+    Material,
     Watch,
     load_model,
     named,
@@ -52,8 +53,10 @@ from limbeck.experiment import (
     write_whole,
 )
 from limbeck.judging import environment
+from limbeck.records import Cached, Record
 from limbeck.run import Row, Run, Watcher
 from limbeck.signals import Net
+from limbeck.teachers import Teacher
 
 SCORES = ("accuracy", "nll", "ece", "agreement", "kl")
 COSTS = ("parameters", "flops", "bytes", "latency_ms", "throughput")
@@ -166,7 +169,7 @@ def begin(comparison: Comparison, folder: Path) -> None:
     for arm in comparison.arms().values():
         e = comparison.experiment(arm, 0)
         material = prepare(e)
-        untrained = [material.model(name, seed=0) for name in names_of(e.teacher)]
+        untrained: list[Teacher] = [material.model(name, seed=0) for name in names_of(e.teacher)]
         if needs(e) & {"teacher", "teachers"} and not untrained:
             raise SettingError(f"{arm.name} learns from a teacher: give --teacher resnet20x4, say")
         student_run(material, e.objective(), taught_by(e, untrained), None, None).setup()
@@ -201,7 +204,8 @@ def result_of(folder: Path, arm: Arm, seed: int) -> Path:
 
 
 def trained(comparison: Comparison, folder: Path, watch: Watch) -> list[Net]:
-    """The teachers, trained by the first who comes, and their answers on the test set."""
+    """The teachers, trained by the first who comes; what they say of the test set, and one also of the examples that
+    students learn from, goes into files."""
     e = comparison.experiment(next(iter(comparison.arms().values())), 0)
     count = len(names_of(e.teacher))
     if count == 0:
@@ -209,16 +213,18 @@ def trained(comparison: Comparison, folder: Path, watch: Watch) -> list[Net]:
     with FileLock(folder / "lock"):
         if not (folder / "answers.safetensors").exists():
             teachers = train_teachers(prepare(e), folder, resume=True, watch=watch)
-            test = prepare(e).test
+            material, test = prepare(e), prepare(e).test
             asked = Run(student=teachers[0], data=test, method=CE(), accelerator=e.accelerator)
             asked.setup()
+            if count == 1:
+                Record.capture(folder / "record", teachers[0], Data(material.full.x))
             save_file({str(i): asked.predict(net, test) for i, net in enumerate(teachers)}, folder / "answers.partial")
             os.replace(folder / "answers.partial", folder / "answers.safetensors")
     weights = ",".join(str(folder / f"{TEACHER}{i if count > 1 else ''}.safetensors") for i in range(count))
     return train_teachers(prepare(replace(e, teacher_weights=weights)), folder, resume=True, watch=watch)
 
 
-def job(comparison: Comparison, arm: Arm, seed: int, teachers: Sequence[nn.Module], folder: Path, watch: Watch) -> None:
+def job(comparison: Comparison, arm: Arm, seed: int, teachers: Sequence[Teacher], folder: Path, watch: Watch) -> None:
     """One run, from where it stopped; its result is the last thing written."""
     place = result_of(folder, arm, seed).parent
     e = comparison.experiment(arm, seed)
@@ -226,8 +232,11 @@ def job(comparison: Comparison, arm: Arm, seed: int, teachers: Sequence[nn.Modul
     best = Best(place) if comparison.select == "best-val" else None
     watchers = [each for each in (best, watch.of(f"{arm.name} {seed}", e.epochs)) if each is not None]
     found: Row = {"arm": arm.name, "seed": seed, "epoch": e.epochs}
-    found["memory"] = memory(student_run(material, e.objective(), taught_by(e, teachers), None, None))
-    run = student_run(material, e.objective(), taught_by(e, teachers), place, Several(watchers))
+    taught = taught_by(e, teachers)
+    if taught and readable(e, material):
+        taught = [Cached(folder / "record")]
+    found["memory"] = memory(student_run(material, e.objective(), taught, None, None))
+    run = student_run(material, e.objective(), taught, place, Several(watchers))
     run = replace(run, test=material.validation)
     run.fit(resume=True)
     found["seconds"] = e.epochs * statistics.median(row["seconds"] for row in run.history)
@@ -244,9 +253,18 @@ def job(comparison: Comparison, arm: Arm, seed: int, teachers: Sequence[nn.Modul
     (place / "last.ckpt").unlink()
 
 
-def taught_by(experiment: Experiment, teachers: Sequence[nn.Module]) -> Sequence[nn.Module]:
+def taught_by(experiment: Experiment, teachers: Sequence[Teacher]) -> Sequence[Teacher]:
     """Those of the teachers that the method asks: all, unless it is known to need none."""
     return teachers if named(experiment) is None or needs(experiment) & {"teacher", "teachers"} else []
+
+
+def readable(experiment: Experiment, material: Material) -> bool:
+    """Is the record, of one teacher's logits on the plain images, all that the method asks?"""
+    method = named(experiment)
+    layers = any(role == "teacher" for role, _ in experiment.objective().reads)
+    plain = set(material.train.views) <= {"x", "strong"} and material.train.views["x"] is plain_view
+    running = method is None or method.needs & {"strong", "teachers"} or method.name in ("hard", "lelp")
+    return plain and not layers and not running and len(names_of(experiment.teacher)) == 1
 
 
 class Several:
@@ -295,7 +313,7 @@ def memory(run: Run) -> int:
             pass
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    changes = (event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]")  # type: ignore[union-attr]
+    changes = (event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]")
     alive = accumulate(event.nbytes() for event in sorted(changes, key=lambda event: event.start_ns()))
     return max(alive, default=0)
 

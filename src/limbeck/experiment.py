@@ -26,9 +26,9 @@ from limbeck.errors import CheckpointError, SettingError, nearest
 from limbeck.judging import judge
 from limbeck.models import build
 from limbeck.objective import Objective
-from limbeck.report import ALONE, DISTILLED, TEACHER
 from limbeck.records import Cached, Record
 from limbeck.records.capture import wanted
+from limbeck.report import ALONE, DISTILLED, TEACHER
 from limbeck.run import Run, Watcher
 from limbeck.signals import Net, Normalize
 from limbeck.teachers import Teacher

@@ -248,10 +248,8 @@ def percent(figures: Sequence[float | None] | None, *, sign: str = "", bounds: b
     """A mean in percent, and half its interval if it has one."""
     if figures is None or figures[0] is None:
         return "-"
-    mean, _, high = figures
-    return f"{100 * mean:{sign}.1f}" + (
-        f" [dim]± {100 * (high - mean):.1f}[/dim]" if bounds and high is not None else ""
-    )
+    mean, half = figures[0], None if figures[2] is None or not bounds else figures[2] - figures[0]
+    return f"{100 * mean:{sign}.1f}" + ("" if half is None else f" [dim]± {100 * half:.1f}[/dim]")
 
 
 def methods(*, family: str | None, needs: str | None) -> None:
