@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -196,11 +197,11 @@ def comparison(found: Mapping[str, Any], folder: Path) -> None:
     """The table of `limbeck compare`: an arm per row, the best first."""
     console = Console()
     baseline = found["baseline"]
-    table = Table(title=escape(found["title"]), title_style="bold")
+    table = Table(title=escape(found["title"]), title_style="bold", box=box.SIMPLE, padding=(0, 1, 0, 0))
     table.add_column("", justify="right")
     table.add_column("method")
-    for label in ("accuracy", "difference", "NLL", "ECE", "agreement", "time", "memory"):
-        table.add_column(label, justify="right")
+    for label in ("accuracy", "difference", "NLL", "ECE", "agrees", "time", "memory"):
+        table.add_column(label, justify="right", no_wrap=True)
     for row in found["table"]:
         table.add_row(
             str(row["rank"]),
