@@ -89,18 +89,25 @@ def bare(student: nn.Module, teacher: nn.Module | None, x: Tensor, y: Tensor) ->
 def with_limbeck(
     method: limbeck.Objective, student: nn.Module, teacher: nn.Module | None, x: Tensor, y: Tensor
 ) -> Iterator[None]:
-    """The steps of `Run.train_epoch`; with each `next`, one."""
-    run = limbeck.Run(
+    return steps(limbeck.Run(
         student=student, teacher=teacher, data=(x, y), method=method, batch_size=BATCH, optimizer=limbeck.SGD(0.05),
         accelerator="cpu", epochs=10**4,
-    )  # fmt: skip
+    ))  # fmt: skip
+
+
+def steps(run: limbeck.Run) -> Iterator[None]:
+    """The steps of `Run.train_epoch`; with each `next`, one."""
     run.setup()
     run.bundle.train()
     while True:
         ids, sums = run.plan(run.epoch), dict[str, Tensor]()
+        first, length = run.method.span(run.epoch, run.epochs)
+        if run.epoch == first > 0:
+            run.torch_optimizer.state.clear()
         run.done = 0
         for micros in run.micro_batches(ids):
-            clock = Clock(run.epoch * len(ids) + run.done, run.epochs * len(ids), run.epoch, run.epochs)
+            before = (run.epoch - first) * len(ids)
+            clock = Clock(before + run.done, length * len(ids), run.epoch - first, length)
             for name, part in run.train_step(micros, clock).items():
                 sums[name] = sums[name] + part if name in sums else part
             run.done += 1

@@ -1,25 +1,45 @@
-"""Write README.md and docs/methods.md from their sources: the registry, docs/src and the measurements in bench.
+"""Write README.md, docs/methods/*.md and src/limbeck/methods/facts.json from their sources: the methods, docs/src, the
+measurements in bench/results and the cases in tests/parity.
 
 python docs/build.py            a test fails while they are not up to date
 """
 
 from __future__ import annotations
 
-import inspect
 import json
+import sys
+from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from limbeck import registry
+from limbeck.cards import NOTATION, about, card
+from limbeck.experiment import write_whole
+from limbeck.registry import Method
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
+PAGES = DOCS / "methods"
 
 
 def pages() -> dict[Path, str]:
-    """Path -> text of every generated page."""
-    return {ROOT / "README.md": readme(), DOCS / "methods.md": methods()}
+    """Path -> text of every generated file."""
+    from docs.facts import facts
+
+    found = facts()
+    families = {name: list(members) for name, members in groupby(registry.every(), key=lambda m: m.family)}
+    return {
+        ROOT / "README.md": readme(),
+        ROOT / "src/limbeck/methods/facts.json": json.dumps(found, indent=1) + "\n",
+        PAGES / "README.md": index(families),
+        **{PAGES / f"{name}.md": family(name, members, found) for name, members in families.items()},
+    }
+
+
+# ---- README ---------------------------------------------------------------------------------------------------------
 
 
 def readme() -> str:
@@ -44,9 +64,19 @@ def percent(share: float) -> str:
 
 def catalogue() -> str:
     rows = [
-        f"| `{m.name}` | {m.family.strip('_')} | {m.summary} | {', '.join(sorted(m.needs))} |" for m in registry.every()
+        f"| {link(m, 'docs/methods/')} | [{m.family}](docs/methods/{m.family}.md) | {cell(m.summary)} "
+        f"| {', '.join(sorted(m.needs))} |"
+        for m in registry.every()
     ]
     return "\n".join(["| method | family | what it does | needs |", "|---|---|---|---|", *rows])
+
+
+def cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def link(method: Method, folder: str = "") -> str:
+    return f"[`{method.name}`]({folder}{method.family}.md#{method.name})"
 
 
 def measured() -> str:
@@ -96,32 +126,40 @@ def load(name: str) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def methods() -> str:
-    """A card per method, by family."""
-    lines = ["# Methods", "", "Written by `docs/build.py` from the code and from `bench/results`."]
-    for family, members in groupby(registry.every(), key=lambda m: m.family):
-        lines += ["", f"## {family}"]
-        for m in members:
-            settings = ", ".join(str(each) for each in m.signature.parameters.values())
-            made = m(**m.example)
-            lines += [
-                "",
-                f"### {m.name}",
-                "",
-                f"`{m.name}({settings})`",
-                "",
-                inspect.getdoc(m.build) or "",
-                "",
-                f"- source: {m.paper}",
-                f"- needs: {', '.join(sorted(m.needs)) or 'nothing'}",
-                f"- is: `{made!r}`",
-            ]
-            if made.couples_examples:
-                lines.append("- couples the examples of a batch: micro-batches and ranks change the result")
+# ---- methods --------------------------------------------------------------------------------------------------------
+
+
+def index(families: Mapping[str, list[Method]]) -> str:
+    rows = [
+        f"| [{name}]({name}.md) | {about(members[0])} | {', '.join(map(link, members))} |"
+        for name, members in families.items()
+    ]
+    template = (DOCS / "methods.template.md").read_text()
+    return template % {"families": "\n".join(rows), "notation": NOTATION}
+
+
+def family(name: str, members: list[Method], found: Mapping[str, Any]) -> str:
+    contents = ", ".join(map(link, members))
+    lines = [f"# {name}", "", about(members[0]), "", f"{contents}. [All families, and how to read a card](README.md)."]
+    for m in members:
+        shown = card(m, found[m.name])
+        equation = f"```text\n{shown.equation}\n```" if shown.equation else ""
+        facts = [f"- **{label}**: {f'`{text}`' if label in CODE else text}" for label, text in shown.rows]
+        parts = [f"## {m.name}", f"`{shown.call}`", shown.does, equation, shown.notes, "\n".join(facts)]
+        lines += [f"\n{part}" for part in parts if part]
     return "\n".join(lines) + "\n"
 
 
+CODE = ("example", "is")
+
+
 if __name__ == "__main__":
-    for path, text in pages().items():
-        path.write_text(text)
+    sys.path.insert(0, str(ROOT))  # docs.facts and tests
+    torch.set_num_threads(1)  # the fastest on networks this small
+    PAGES.mkdir(exist_ok=True)
+    written = pages()
+    for path, text in written.items():
+        write_whole(path, text)
         print(path.relative_to(ROOT))
+    for old in set(PAGES.glob("*.md")) - written.keys():
+        old.unlink()

@@ -34,6 +34,19 @@ def test_every_file_is_shown() -> None:
     assert {path for _, path, _ in BLOCKS} == {f"docs/src/{file.name}" for file in (ROOT / "docs/src").glob("*.py")}
 
 
+LINK = re.compile(r"\[[^]]*\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for path, anchor in LINK.findall(page.read_text()):
+        to = page.parent / path if path else page
+        assert to.exists(), path
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", to.read_text(), re.MULTILINE)
+            assert anchor in {heading.lower().replace(" ", "-") for heading in headings}, f"{path}#{anchor}"
+
+
 def test_ten_lines_run(capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(ROOT / "docs/src/ten_lines.py"))
     assert "'agreement'" in capsys.readouterr().out
@@ -66,6 +79,8 @@ def test_generated_pages_are_up_to_date() -> None:
     pages = runpy.run_path(str(ROOT / "docs/build.py"))["pages"]()
     for path, text in pages.items():
         assert path.read_text() == text, f"run python docs/build.py: {path.name} is old"
+    families = {path for path in pages if path.parent.name == "methods" and path.suffix == ".md"}
+    assert families == set((ROOT / "docs/methods").glob("*.md"))
 
 
 def test_record_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 import limbeck
 from limbeck import CE, KL, SGD, AdamW, Cosine, Objective, Ramp, Schedule, Warmup, registry
 from limbeck.errors import SettingError, UnknownName
-from limbeck.registry import every, find, make, method, read
+from limbeck.registry import NEEDS, every, find, make, method, read
 
 
 @pytest.fixture(autouse=True)
@@ -39,12 +39,19 @@ def test_every_is_sorted_and_can_be_narrowed() -> None:
     assert len(set(names)) == len(names) >= 11
     families = [each.family for each in every()]
     assert families == sorted(families)
-    assert {"kd", "supervised"} <= {each.name for each in every(family="logit")}
+    assert {"kd", "dkd"} <= {each.name for each in every(family="logit")}
     assert all("students" in each.needs for each in every(needs="students"))
+    assert "crd" in {each.name for each in every(signal="features")}
+    assert {"kd", "dml"}.isdisjoint(each.name for each in every(signal="features"))
+    assert [each.name for each in every(family="feature", signal="logits")] == ["fitnet"]
     with pytest.raises(UnknownName, match=r"family='logits'.*did you mean 'logit'"):
         every(family="logits")
     with pytest.raises(UnknownName, match=r"needs='label'.*did you mean 'labels'"):
         every(needs="label")
+    with pytest.raises(UnknownName, match=r"signal='feature'.*did you mean 'features'"):
+        every(signal="feature")
+    with pytest.raises(UnknownName, match=r"needs='teacher'; there is: 'labels', 'students'$"):
+        every(family="mutual", needs="teacher")
 
 
 @pytest.mark.parametrize("each", every(), ids=lambda each: each.name)
@@ -52,7 +59,8 @@ def test_every_method_says_what_it_is(each: registry.Method) -> None:
     assert each.paper
     assert each.summary.endswith((".", ":"))
     assert "\n" not in each.summary
-    assert each.needs <= {"teacher", "teachers", "students", "labels", "unlabelled", "strong"}
+    assert len(each.summary) <= 56, "a line of `limbeck methods`, beside the name, in a terminal of 100 columns"
+    assert each.needs <= NEEDS.keys()
     required = {name for name, value in each.signature.parameters.items() if value.default is value.empty}
     assert required <= each.example.keys() <= each.signature.parameters.keys()
     assert find(each.name) is each

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from limbeck import Run, ema_pseudo_label, kd, sinkd
-from limbeck.data.views import strong
 from limbeck.data import Data
+from limbeck.data.views import strong
 from limbeck.errors import SettingError
 from limbeck.together import together
 from tests.conformance import Small, images, seeded

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from limbeck import registry
 from limbeck.blocks.logit import CE
@@ -64,7 +65,7 @@ def check(name: str, **fields: Any) -> Callable[[Callable[[int], Arms]], Callabl
     return register
 
 
-#: Five labels per class of digits, the rest without; teacher of 98 to 99 %. The student sees 25 epochs of 44 steps.
+#: Five labels per class of digits, the rest without; the teacher has 99 %. The student sees 15 epochs of 13 steps.
 FEW = Experiment(
     data="digits",
     teacher="resnet8x2",
@@ -134,8 +135,14 @@ def train(method: str | Objective, seed: int, setting: Experiment = FEW, **field
 
 def accuracy(run: Run, material: Material) -> float:
     """Of the last epoch's first student on the test set, in percent."""
-    assert material.test.y is not None
-    return 100 * scores(run.predict(run.students[0], material.test), material.test.y)["accuracy"]
+    return score(run.predict(run.students[0], material.test), material.test.y)
+
+
+def score(logits: Tensor, y: Tensor | None, name: str = "accuracy") -> float:
+    """ "accuracy" and "ece" in percent, "nll" in nats."""
+    assert y is not None
+    number = scores(logits, y)[name]
+    return number if name == "nll" else 100 * number
 
 
 def compare(
@@ -172,6 +179,7 @@ def measure(each: Check, seeds: tuple[int, ...] = SEEDS) -> dict[str, Any]:
         "seconds": round(time.perf_counter() - started, 1),
         "commit": commit(),
         "torch": torch.__version__,
+        "python": platform.python_version(),
         "threads": torch.get_num_threads(),
     }
 

@@ -20,5 +20,8 @@ class CenteredMSE(Objective):
 
 @method(paper="Ba & Caruana 2014, arXiv:1312.6184", needs=("teacher",))
 def centered_mse(*, weight: float = 1.0) -> Objective:
-    """Match the teacher's logits, up to a constant, by least squares."""
+    """Match the teacher's logits by least squares.
+
+    loss = CE(y, q) + weight mean_c (z_c - mean z - t_c + mean t)^2
+    """
     return CE() + weight * CenteredMSE()

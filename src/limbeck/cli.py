@@ -307,14 +307,20 @@ def inspect_record(
 
 @app.command()
 def methods(
-    name: Annotated[str | None, typer.Argument(help="Show this one: what it does, its settings, its source.")] = None,
-    family: Annotated[str | None, typer.Option(help="Only this family.")] = None,
-    needs: Annotated[str | None, typer.Option(help="Only those that need this, e.g. unlabelled.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Show this one's card.")] = None,
+    family: Annotated[str | None, typer.Option(help="Only this family, e.g. logit.")] = None,
+    signal: Annotated[
+        str | None, typer.Option(help="Only those that learn from this: labels, logits, features, peers.")
+    ] = None,
+    needs: Annotated[
+        str | None,
+        typer.Option(help="Only those that need this: teacher, teachers, students, labels, unlabelled, strong."),
+    ] = None,
 ) -> None:
-    """List the methods, or show one."""
+    """List the methods, or show one: what it does, its equation, settings and parts, what was measured."""
     from limbeck import show
 
-    show.method(name) if name else show.methods(family=family, needs=needs)
+    show.method(name) if name else show.methods(family=family, signal=signal, needs=needs)
 
 
 def settled(base: Experiment, given: dict[str, Any], words: list[str]) -> Experiment:

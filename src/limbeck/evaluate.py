@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from limbeck.data.named import UNLABELLED
 
-__all__ = ["cost", "fidelity", "interval", "paired", "predict", "scores"]
+__all__ = ["cost", "evaluating", "fidelity", "interval", "paired", "predict", "scores"]
 
 WARM_UP = 3  # untimed forwards before the timed ones: lazy allocations, kernel choice, clock speed
 
@@ -103,7 +103,7 @@ def predict(net: Callable[[Tensor], Any], batches: Iterable[Tensor]) -> Tensor:
         TypeError: the net returns neither.
     """
     logits: list[Tensor] = []
-    with _evaluating(net):
+    with evaluating(net):
         for x in batches:
             with torch.inference_mode():  # not around the loop: what the loader makes may be used in training later
                 out = net(x)
@@ -117,7 +117,7 @@ def predict(net: Callable[[Tensor], Any], batches: Iterable[Tensor]) -> Tensor:
 
 
 @contextmanager
-def _evaluating(*nets: object) -> Iterator[None]:
+def evaluating(*nets: object) -> Iterator[None]:
     """All modules among `nets` in eval mode; then each submodule's own flag again, as some may have been frozen."""
     roots = [net for net in nets if isinstance(net, nn.Module)]
     flags = [(module, module.training) for root in roots for module in root.modules()]
@@ -166,7 +166,7 @@ def cost(
     inputs = {(name, size): _repeat(example, size, _device(nets[name])) for name, size in turns}
     seconds: dict[tuple[str, int], list[float]] = {turn: [] for turn in turns}
 
-    with _evaluating(*nets.values()), torch.inference_mode():
+    with evaluating(*nets.values()), torch.inference_mode():
         flops = {name: _flops(net, inputs[name, 1]) for name, net in nets.items()}
         for name, size in turns:
             for _ in range(WARM_UP):

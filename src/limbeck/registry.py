@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, is_dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 from limbeck.errors import SettingError, UnknownName, nearest
@@ -13,13 +16,30 @@ from limbeck.objective import Objective
 
 Build = TypeVar("Build", bound=Callable[..., Objective])
 
+#: What a run must bring.
+NEEDS = {
+    "teacher": "a teacher",
+    "teachers": "two teachers or more",
+    "students": "two students or more",
+    "labels": "labels",
+    "unlabelled": "unlabelled examples",
+    "strong": "a strongly augmented view",
+}
+
+#: What a method learns from: found by experiment, see docs/facts.py.
+SIGNALS = {
+    "labels": "labels",
+    "logits": "a teacher's logits",
+    "features": "a teacher's embedding or layers",
+    "peers": "other students",
+}
+
 
 @dataclass(frozen=True)
 class Method:
     """A named composition with its source.
 
-    needs: what a run must bring: "teacher", "teachers" (two or more), "students" (two or more), "labels",
-        "unlabelled", "strong" (a view). example: settings for the ones that have no default.
+    needs: some of `NEEDS`. example: settings for the ones that have no default.
     """
 
     name: str
@@ -33,6 +53,11 @@ class Method:
     def summary(self) -> str:
         """The first sentence of its docstring."""
         return inspect.getdoc(self.build).split("\n\n")[0].replace("\n", " ")  # type: ignore[union-attr]
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        """What was found by running it: "signals" (some of `SIGNALS`), "parity", "effect", "cost"; {} for your own."""
+        return known_facts().get(self.name, {})
 
     @property
     def signature(self) -> inspect.Signature:
@@ -54,6 +79,13 @@ class Method:
 
 
 METHODS: dict[str, Method] = {}
+
+
+@cache
+def known_facts() -> dict[str, dict[str, Any]]:
+    """methods/facts.json, which docs/build.py writes from bench/results, tests/parity and the methods themselves."""
+    facts: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "methods/facts.json").read_text())
+    return facts
 
 
 def method(
@@ -83,16 +115,27 @@ def find(name: str) -> Method:
     return METHODS[name]
 
 
-def every(*, family: str | None = None, needs: str | None = None) -> list[Method]:
-    """All methods, sorted by family and name, or those of one family or with one need."""
+def every(*, family: str | None = None, needs: str | None = None, signal: str | None = None) -> list[Method]:
+    """All methods, sorted by family and name; or those of one family, with one need, that learn from one signal.
+
+    Raises UnknownName, with the nearest right one, where there is none such.
+    """
     import limbeck.methods  # noqa: F401
 
-    chosen = [m for m in METHODS.values() if family in (None, m.family) and (needs is None or needs in m.needs)]
-    if not chosen:
-        families, wants = {m.family for m in METHODS.values()}, set().union(*(m.needs for m in METHODS.values()))
-        asked = nearest(family, families) if family and family not in families else nearest(needs or "", wants)
-        raise UnknownName(f"no method with family={family!r}, needs={needs!r}; {asked}")
-    return sorted(chosen, key=lambda m: (m.family, m.name))
+    chosen = sorted(METHODS.values(), key=lambda m: (m.family, m.name))
+    asked: list[tuple[str, str | None, Callable[[Method], Iterable[str]]]] = [
+        ("family", family, lambda m: (m.family,)),
+        ("needs", needs, lambda m: m.needs),
+        ("signal", signal, lambda m: m.facts.get("signals", ())),
+    ]
+    for name, value, of in asked:
+        if value is None:
+            continue
+        there = {each for m in chosen for each in of(m)}
+        if value not in there:
+            raise UnknownName(f"no such method with {name}={value!r}; {nearest(value, there)}")
+        chosen = [m for m in chosen if value in of(m)]
+    return chosen
 
 
 def vocabulary() -> dict[str, Callable[..., Any]]:

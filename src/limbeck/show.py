@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from limbeck import registry
+from limbeck.cards import NOTATION, about, card
 from limbeck.experiment import DISTILLED, Watch
+from limbeck.registry import Method
 from limbeck.run import Row, Run
 
 if TYPE_CHECKING:
@@ -253,37 +254,47 @@ def percent(figures: Sequence[float | None] | None, *, sign: str = "", bounds: b
     return f"{100 * mean:{sign}.1f}" + ("" if half is None else f" [dim]± {100 * half:.1f}[/dim]")
 
 
-def methods(*, family: str | None, needs: str | None) -> None:
+def methods(*, family: str | None, signal: str | None, needs: str | None) -> None:
     """The catalogue, or a part of it: a line each."""
     console = Console()
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(no_wrap=True)
-    table.add_column()
-    chosen = registry.every(family=family, needs=needs)
+    wide = console.width >= 100
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("method", no_wrap=True)
+    table.add_column("what it does")
+    if wide:
+        table.add_column("learns from", max_width=console.width - 84)
+    chosen = registry.every(family=family, needs=needs, signal=signal)
     for before, each in zip([None, *chosen], chosen, strict=False):
         if before is None or before.family != each.family:
-            table.add_row(f"[dim]{each.family}[/dim]")
-        wants = f" [dim](needs {', '.join(sorted(each.needs))})[/dim]" if each.needs else ""
-        table.add_row(f"  [bold]{each.name}[/bold]", escape(each.summary) + wants)
+            table.add_row(f"[dim]{each.family}[/dim]", f"[dim]{escape(about(each))}[/dim]")
+        table.add_row(f"  [bold]{each.name}[/bold]", escape(each.summary), *((sources(each),) if wide else ()))
     console.print(table)
-    console.print("\nlimbeck methods NAME shows one.", highlight=False)
+    console.print("\nIn brackets: where there are any. limbeck methods NAME shows one.", highlight=False)
+
+
+def sources(method: Method) -> str:
+    """What it learns from, in few words."""
+    signals = method.facts.get("signals", sorted(method.needs))
+    words = [f"({name})" if name == "labels" and name not in method.needs else name for name in signals]
+    return ", ".join(words + sorted(method.needs & {"unlabelled", "strong"}.difference(words)))
 
 
 def method(name: str) -> None:
     """One method's card."""
     console = Console()
-    each = registry.find(name)
-    console.print(f"[bold]{each.name}[/bold]  ({each.family})", highlight=False)
-    console.print(escape(inspect.getdoc(each.build) or ""), highlight=False)
-    console.print(f"\nsource    {escape(each.paper)}", highlight=False)
-    console.print(f"needs     {', '.join(sorted(each.needs)) or 'nothing'}", highlight=False)
-    for setting in each.signature.parameters.values():
-        default = "(required)" if setting.default is setting.empty else f"= {setting.default!r}"
-        console.print(f"setting   {setting.name}: {escape(str(setting.annotation))} {escape(default)}", highlight=False)
-    objective = each(**each.example)
-    console.print(f"is        {escape(repr(objective))}", highlight=False)
-    if objective.couples_examples:
-        console.print("couples   the examples of a batch: micro-batches and ranks change the result", highlight=False)
+    shown = card(registry.find(name))
+    console.print(f"[bold]{shown.name}[/bold]  ({shown.family})\n", highlight=False)
+    for paragraph in (shown.does, shown.equation, shown.notes):
+        if paragraph:
+            style = "green" if paragraph == shown.equation else None
+            console.print(escape(paragraph), style=style, highlight=False, end="\n\n")
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="dim")
+    table.add_column()
+    for label, text in (("call", shown.call), *shown.rows, ("notation", NOTATION if shown.equation else "")):
+        if text:
+            table.add_row(label, escape(text))
+    console.print(table, highlight=False)
 
 
 def exported(measured: Mapping[str, Mapping[str, float]], folder: Path) -> None:

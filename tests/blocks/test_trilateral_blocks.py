@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from limbeck import CE, AdamW, Cosine, Run
-from limbeck.blocks.soft import probabilities
 from limbeck.blocks.trilateral import TrilateralRatio, trilateral
 from limbeck.data import UNLABELLED, Data
 from limbeck.errors import SettingError
+from limbeck.losses.inputs import probabilities
 from limbeck.losses.logit import cross_entropy, kl
 from limbeck.signals import Output
 from limbeck.targets import one_hot

@@ -48,42 +48,11 @@ def test_standardise_takes_half_precision_up() -> None:
 # --- dist ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@few
-@given(st.data())
-def test_finite_for_any_logits(dtype: torch.dtype, data: st.DataObject) -> None:
-    student, teacher, _ = data.draw(batches("logits"))
-    student = student.to(dtype).requires_grad_()
-    value = dist(student, teacher.to(dtype))
-    assert value.shape == (len(student),)
-    assert ((value >= -1e-5) & (value <= 4 + 1e-5)).all()
-    assert torch.autograd.grad(value.sum(), student)[0].isfinite().all()
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("make", [torch.zeros_like, torch.ones_like, lambda x: x[:1].expand_as(x).clone()])
-@pytest.mark.parametrize("b", [1, 4])
-def test_collapsed_students_get_moderate_gradients(b: int, make, dtype: torch.dtype) -> None:
-    student = make(normal(b, 3)).to(dtype).requires_grad_()
-    value = dist(student, normal(b, 3, seed=1).to(dtype))
-    assert torch.autograd.grad(value.sum(), student)[0].abs().max() < 100
-
-
-def test_gradient_is_the_finite_difference() -> None:
-    student, teacher = normal(4, 5).requires_grad_(), normal(4, 5, seed=1)
-    assert torch.autograd.gradcheck(lambda s: dist(s, teacher, beta=2.0, gamma=3.0, tau=4.0), student)
-
-
 def test_near_zero_and_nearly_flat_at_equality() -> None:
     student, teacher = normal(6, 4).requires_grad_(), normal(6, 4)
     value = dist(student, teacher)
     assert value.abs().max() < 1e-6
     assert torch.autograd.grad(value.sum(), student)[0].abs().max() < 1e-5
-
-
-def test_rows_may_come_in_any_order() -> None:
-    student, teacher, order = normal(5, 4), normal(5, 4, seed=1), torch.tensor([3, 1, 4, 0, 2])
-    torch.testing.assert_close(dist(student[order], teacher[order]), dist(student, teacher)[order])
 
 
 def test_by_hand() -> None:

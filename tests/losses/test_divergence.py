@@ -25,23 +25,6 @@ from tests.strategies import batches, few, normal
 
 shares = st.floats(0.01, 0.99)
 
-DIVERGENCES = {
-    "reverse_kl": reverse_kl,
-    "skew_kl": lambda s, t: skew_kl(s, t, skew=0.1),
-    "skew_kl of the student": lambda s, t: skew_kl(t, s, skew=0.1),
-    "jsd": lambda s, t: jsd(s, t, beta=0.3, tau=2.0),
-    "total_variation": total_variation,
-    "balanced_kl": lambda s, t: balanced_kl(s, t, delta=2.0),
-}
-OTHERS = {
-    "taid": lambda s, t: taid(s, t, t=0.4),
-    "topk_kl": lambda s, t: topk_kl(s, *t.softmax(-1).topk(2), student_tau=0.3, teacher_tau=0.3),
-    "topk_kl linear": lambda s, t: topk_kl(s, *t.softmax(-1).topk(2), normalise="linear"),
-    "topk_kl none": lambda s, t: topk_kl(s, *t.softmax(-1).topk(2), normalise="none"),
-    "cmi": lambda s, t: cmi(s, torch.arange(len(s)) % s.shape[1], centroids(class_mass(t, torch.arange(len(t)) % 2))),
-}
-every = pytest.mark.parametrize("loss", [*DIVERGENCES.values(), *OTHERS.values()], ids=[*DIVERGENCES, *OTHERS])
-
 
 def gradient(loss, student: Tensor, *others: Tensor) -> Tensor:
     student = student.detach().clone().requires_grad_()
@@ -52,52 +35,6 @@ def logs(*p: float) -> Tensor:
     return torch.tensor([p], dtype=torch.float64).log()
 
 
-@every
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@few
-@given(st.data())
-def test_finite_and_not_negative_for_any_logits(dtype: torch.dtype, loss, data: st.DataObject) -> None:
-    student, teacher, _ = data.draw(batches("logits"))
-    value = loss(student.to(dtype), teacher.to(dtype))
-    assert value.shape == (len(student),)
-    assert value.isfinite().all()
-    assert (value >= -1e-4).all()
-    assert gradient(loss, student.to(dtype), teacher.to(dtype)).isfinite().all()
-
-
-@pytest.mark.parametrize("loss", DIVERGENCES.values(), ids=DIVERGENCES)
-@few
-@given(st.data())
-def test_a_divergence_of_equals_is_zero_and_flat(loss, data: st.DataObject) -> None:
-    student, _, _ = data.draw(batches("logits"))
-    assert torch.equal(loss(student, student), torch.zeros(len(student), dtype=torch.float64))
-    torch.testing.assert_close(gradient(loss, student, student), torch.zeros_like(student), atol=1e-12, rtol=0)
-
-
-@every
-@few
-@given(st.data(), st.floats(-100, 100))
-def test_a_constant_in_the_logits_is_no_matter(loss, data: st.DataObject, constant: float) -> None:
-    student, teacher, _ = data.draw(batches("logits"))
-    torch.testing.assert_close(loss(student + constant, teacher), loss(student, teacher), rtol=1e-8, atol=1e-8)
-
-
-@pytest.mark.parametrize(
-    "loss", [loss for name, loss in (DIVERGENCES | OTHERS).items() if name != "taid"], ids=lambda loss: loss.__name__
-)
-def test_gradient_is_the_finite_difference(loss) -> None:
-    student, teacher = normal(4, 5).requires_grad_(), normal(4, 5, seed=1)
-    assert torch.autograd.gradcheck(lambda s: loss(s, teacher), student)
-
-
-@pytest.mark.parametrize("loss", [*DIVERGENCES.values(), OTHERS["taid"]], ids=[*DIVERGENCES, "taid"])
-def test_works_on_many_classes_and_any_leading_dimensions(loss) -> None:
-    student, teacher = normal(2, 3, 100_000).float(), normal(2, 3, 100_000, seed=1).float()
-    value = loss(student, teacher)
-    assert value.shape == (2, 3)
-    torch.testing.assert_close(value.double(), loss(student.double(), teacher.double()), rtol=1e-4, atol=1e-6)
-
-
 # --- what they are to each other ----------------------------------------------------------------------------------
 
 
@@ -106,11 +43,6 @@ def test_works_on_many_classes_and_any_leading_dimensions(loss) -> None:
 def test_reverse_kl_swaps_the_arguments(pair: tuple[Tensor, Tensor, Tensor], tau: float) -> None:
     student, teacher, _ = pair
     torch.testing.assert_close(reverse_kl(student, teacher, tau=tau), kl(teacher, student, tau=tau))
-
-
-def test_half_precision_is_taken_up() -> None:
-    student, teacher = normal(4, 5).bfloat16(), normal(4, 5, seed=1).bfloat16()
-    assert torch.equal(reverse_kl(student, teacher), reverse_kl(student.float(), teacher.float()))
 
 
 @few
@@ -272,6 +204,6 @@ def test_settings_that_cannot_be(call) -> None:
 
 
 def test_other_classes_are_refused() -> None:
-    for loss in (reverse_kl, total_variation, jsd, OTHERS["taid"]):
+    for loss in (reverse_kl, total_variation, jsd, lambda s, t: taid(s, t, t=0.4)):
         with pytest.raises(ShapeError, match="same classes"):
             loss(normal(2, 3), normal(2, 4))

@@ -1,5 +1,3 @@
-"""What is true of every loss of labels, of whichever file; then those of label.py."""
-
 import json
 import math
 from pathlib import Path
@@ -9,12 +7,9 @@ import torch
 from hypothesis import given, strategies as st
 from torch import Tensor
 
-from limbeck.data import UNLABELLED
 from limbeck.errors import SettingError, ShapeError
 from limbeck.losses.label import bias_weight, correctness_aware, dco, dco_factor, feature_variance, tri_bce
 from limbeck.losses.logit import cross_entropy
-from limbeck.losses.overlap import anyloss, dice, dice_set
-from limbeck.losses.robust import aldr, aldr_lambda, comp_sum, ldr, margin_shift, smooth_adv_comp_sum
 from limbeck.targets import one_hot
 from tests.strategies import few, labels, logits, normal, tensors
 
@@ -29,147 +24,10 @@ def double(numbers: list) -> Tensor:
     return torch.tensor(numbers, dtype=torch.float64)
 
 
-def moved(s: Tensor) -> Tensor:
-    return s.detach().flip(-1)
-
-
-def adaptive(s: Tensor, y: Tensor, **scores: str) -> Tensor:
-    lam = aldr_lambda(s, torch.full(y.shape, 3.0, dtype=s.dtype), lam0=1.0, **scores)
-    return aldr(s, y, lam, lam0=1.0, **scores)
-
-
-def truth(s: Tensor, y: Tensor) -> Tensor:
-    return one_hot(y, s.shape[-1], s.dtype)
-
-
-LOSSES = {
-    "comp_sum/0": lambda s, y: comp_sum(s, y, tau=0.0),
-    "comp_sum/0.5": lambda s, y: comp_sum(s, y, tau=0.5),
-    "comp_sum/1": lambda s, y: comp_sum(s, y, tau=1.0),
-    "comp_sum/1.7": lambda s, y: comp_sum(s, y, tau=1.7),
-    "comp_sum/2": lambda s, y: comp_sum(s, y, tau=2.0),
-    "margin_shift": lambda s, y: margin_shift(s, moved(s), y),
-    "smooth_adv_comp_sum": lambda s, y: smooth_adv_comp_sum(s, moved(s), y, tau=1.3, rho=0.5),
-    "ldr": lambda s, y: ldr(s, y),
-    "ldr/sharp": lambda s, y: ldr(s, y, lam=0.1, scores="l1"),
-    "aldr": adaptive,
-    "aldr/softplus": lambda s, y: adaptive(s, y, scores="softplus"),
-    "dice": lambda s, y: dice(s, y),
-    "dice/paper": lambda s, y: dice(s, y, alpha=1.0, smooth=1e-4),
-    "dice/sum": lambda s, y: dice(s, y, square=False),
-    "dice_set": lambda s, y: dice_set(s, truth(s, y), mask=y != UNLABELLED),
-    "dice_set/ohem": lambda s, y: dice_set(s, truth(s, y), mask=y != UNLABELLED, ohem=2.5, square=False),
-    "anyloss/fbeta": lambda s, y: anyloss(s.sigmoid(), truth(s, y), mask=y != UNLABELLED, beta=2.0),
-    "anyloss/accuracy": lambda s, y: anyloss(s.sigmoid(), truth(s, y), mask=y != UNLABELLED, metric="accuracy"),
-    "anyloss/gmean": lambda s, y: anyloss(s.sigmoid(), truth(s, y), mask=y != UNLABELLED, metric="gmean"),
-    "anyloss/balanced": lambda s, y: anyloss(
-        s.sigmoid(), truth(s, y), mask=y != UNLABELLED, metric="balanced_accuracy"
-    ),
-    "correctness_aware": lambda s, y: correctness_aware(s, y),
-    "correctness_aware/plain": lambda s, y: correctness_aware(s, y, balance=False),
-    "dco/1": lambda s, y: dco(-cross_entropy(s, y), n=1),
-    "dco/64": lambda s, y: dco(-cross_entropy(s.to(torch.promote_types(s.dtype, torch.float32)), y), n=64),
-    "tri_bce": lambda s, y: tri_bce(torch.stack([s, moved(s), s / 2]), y),
-}
-every = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
-COUPLED = ("dice/sum", "dice_set", "anyloss", "correctness_aware", "tri_bce")
-
-
-def value_and_gradient(loss, s: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    s = s.clone().requires_grad_()
-    value = loss(s, y)
-    return value.detach(), torch.autograd.grad(value.sum(), s)[0]
-
-
 @st.composite
 def batches(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
     b, c = draw(st.integers(1, 5)), draw(st.integers(2, 5))
     return draw(logits(b, c)), draw(labels(b, c))
-
-
-@every
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-@few
-@given(batches())
-def test_a_finite_number_per_row_with_a_finite_gradient(loss, dtype: torch.dtype, batch: tuple[Tensor, Tensor]) -> None:
-    s, y = batch
-    value, gradient = value_and_gradient(loss, s.to(dtype), y)
-    assert value.shape == y.shape
-    assert value.isfinite().all()
-    assert gradient.isfinite().all()
-
-
-@every
-@few
-@given(batches())
-def test_an_unlabelled_row_gives_nothing(loss, batch: tuple[Tensor, Tensor]) -> None:
-    s, y = batch
-    value, gradient = value_and_gradient(loss, s, torch.full_like(y, UNLABELLED))
-    assert value.abs().max() < 1e-20
-    assert not gradient.any()
-
-
-@every
-@few
-@given(batches())
-def test_unlabelled_rows_change_nothing(loss, batch: tuple[Tensor, Tensor]) -> None:
-    s, y = batch
-    value, gradient = value_and_gradient(loss, s, y)
-    more = value_and_gradient(loss, torch.cat([s, -s]), torch.cat([y, torch.full_like(y, UNLABELLED)]))
-    torch.testing.assert_close(more[0][: len(y)], value, rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(more[1][: len(y)], gradient, rtol=1e-9, atol=1e-12)
-
-
-@every
-@few
-@given(st.data())
-def test_rows_may_come_in_any_order(loss, data: st.DataObject) -> None:
-    s, y = data.draw(batches())
-    order = torch.tensor(data.draw(st.permutations(range(len(y)))))
-    value, gradient = value_and_gradient(loss, s, y)
-    permuted = value_and_gradient(loss, s[order], y[order])
-    torch.testing.assert_close(permuted, (value[order], gradient[order]), rtol=1e-9, atol=1e-12)
-
-
-@pytest.mark.parametrize("name", [name for name in LOSSES if not name.startswith(COUPLED)])
-@few
-@given(batches())
-def test_rows_do_not_see_each_other(name: str, batch: tuple[Tensor, Tensor]) -> None:
-    s, y = batch
-    alone = torch.cat([LOSSES[name](s[i : i + 1], y[i : i + 1]) for i in range(len(y))])
-    torch.testing.assert_close(alone, LOSSES[name](s, y), rtol=1e-9, atol=1e-12)
-
-
-@every
-def test_gradient_is_the_finite_difference(loss) -> None:
-    y = torch.tensor([0, 2, UNLABELLED, 1, 2])
-    constant = {"margin_shift", "smooth_adv_comp_sum", "tri_bce"} & {n for n, f in LOSSES.items() if f is loss}
-    if constant:  # `moved` depends on s without gradient
-        fixed = moved(normal(5, 3))
-        loss = {
-            "margin_shift": lambda s, y: margin_shift(s, fixed, y),
-            "smooth_adv_comp_sum": lambda s, y: smooth_adv_comp_sum(s, fixed, y, tau=1.3, rho=0.5),
-            "tri_bce": lambda s, y: tri_bce(torch.stack([s, fixed, s / 2]), y),
-        }[constant.pop()]
-    elif any(f is loss for n, f in LOSSES.items() if n.startswith("aldr")):
-        lam = torch.linspace(0.5, 1.5, 5, dtype=torch.float64)  # lam moves with s, without gradient
-        loss = lambda s, y: aldr(s, y, lam, lam0=1.0)  # noqa: E731
-    assert torch.autograd.gradcheck(lambda s: loss(s, y), normal(5, 3).requires_grad_())
-
-
-@every
-@pytest.mark.parametrize("make", [torch.zeros_like, torch.ones_like, lambda x: x[:1].expand_as(x).clone()])
-def test_collapsed_students_get_moderate_gradients(loss, make) -> None:
-    _, gradient = value_and_gradient(loss, make(normal(4, 3)).float(), torch.tensor([0, 2, UNLABELLED, 1]))
-    assert gradient.isfinite().all()
-    assert gradient.abs().max() < 100
-
-
-@every
-def test_many_classes(loss) -> None:
-    value, gradient = value_and_gradient(loss, normal(2, 100_000).float(), torch.tensor([7, 99_999]))
-    assert value.isfinite().all()
-    assert gradient.isfinite().all()
 
 
 # --- direct coverage optimisation ---------------------------------------------------------------------------------

@@ -29,28 +29,6 @@ def test_all_rankings_have_probability_one_together() -> None:
     torch.testing.assert_close(total, torch.tensor(1.0, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-@few
-@given(st.data())
-def test_finite_for_any_logits_and_zero_without_a_label(dtype: torch.dtype, data: st.DataObject) -> None:
-    student, teacher, y = data.draw(batches("logits"))
-    student = student.to(dtype).requires_grad_()
-    value = pld(student, teacher.to(dtype), y)
-    (gradient,) = torch.autograd.grad(value.sum(), student)
-    assert value.shape == (len(student),)
-    assert value.isfinite().all()
-    assert (value >= -1e-4).all()
-    assert gradient.isfinite().all()
-    assert not value[y < 0].any()
-    assert not gradient[y < 0].any()
-
-
-def test_gradient_is_the_finite_difference() -> None:
-    student, teacher = normal(4, 5).requires_grad_(), normal(4, 5, seed=1)
-    y = torch.tensor([0, 2, -1, 1])
-    assert torch.autograd.gradcheck(lambda s: pld(s, teacher, y, tau=2.0), student)
-
-
 def test_a_teacher_that_is_sure_of_the_label_gives_cross_entropy() -> None:
     student, y = normal(4, 5), torch.tensor([0, 2, 3, 1])
     teacher = torch.zeros(4, 5, dtype=torch.float64).scatter(1, y.unsqueeze(1), 1e4)
@@ -64,13 +42,6 @@ def test_the_label_comes_first_even_where_the_teacher_is_wrong() -> None:
     order, weights = torch.tensor([[1, 0, 2]]), teacher.softmax(-1)
     expected = plackett_luce(student.gather(1, order), weights.gather(1, order))
     torch.testing.assert_close(pld(student, teacher, torch.tensor([1])), expected)
-
-
-@few
-@given(batches("logits"), st.floats(-50, 50))
-def test_a_constant_in_the_logits_is_no_matter(pair: tuple[Tensor, Tensor, Tensor], constant: float) -> None:
-    student, teacher, y = pair
-    torch.testing.assert_close(pld(student + constant, teacher, y), pld(student, teacher, y), rtol=1e-8, atol=1e-8)
 
 
 @few

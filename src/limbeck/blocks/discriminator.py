@@ -10,7 +10,7 @@ from torch import nn
 
 from limbeck.errors import SettingError
 from limbeck.losses.binary import binary_cross_entropy
-from limbeck.losses.divergence import wide
+from limbeck.losses.inputs import wide
 from limbeck.objective import Objective, Terms
 from limbeck.step import Step
 

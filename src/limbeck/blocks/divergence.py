@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from limbeck.errors import SettingError
-from limbeck.losses.divergence import balanced_kl, jsd, reverse_kl, skew_kl, topk_kl, total_variation, wide
+from limbeck.losses.divergence import balanced_kl, jsd, reverse_kl, skew_kl, topk_kl, total_variation
+from limbeck.losses.inputs import probabilities, wide
 from limbeck.losses.logit import cross_entropy, kl
 from limbeck.objective import Objective, Term, Terms
 from limbeck.step import Step
@@ -88,7 +89,7 @@ class TopKL(Objective):
     smoothing: float = 0.0
 
     def loss(self, step: Step, state: Any) -> Terms:
-        said = wide(step.teacher("x").logits).softmax(-1)
+        said = probabilities(step.teacher("x").logits)
         p, index = said.topk(min(self.k, said.shape[-1]))
         p = mix(p, p.new_tensor(1 / p.shape[-1]), self.smoothing)
         taus = {"student_tau": self.student_tau, "teacher_tau": self.teacher_tau}

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from limbeck.data import Batch
 from limbeck.data.draws import normal
 from limbeck.errors import SettingError
-from limbeck.evaluate import _evaluating as evaluating
+from limbeck.evaluate import evaluating
 from limbeck.losses.logit import kl
 from limbeck.objective import Objective, Terms
 from limbeck.step import Step

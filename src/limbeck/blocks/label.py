@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck.errors import SettingError, ShapeError
-from limbeck.losses.divergence import wide
+from limbeck.losses.inputs import wide
 from limbeck.losses.label import bias_weight, correctness_aware, dco, feature_variance, tri_bce
 from limbeck.losses.logit import cross_entropy
 from limbeck.losses.overlap import Metric, anyloss, dice, dice_set
@@ -173,7 +173,7 @@ class DCO(Objective):
     n: float
 
     def loss(self, step: Step, state: Any) -> Terms:
-        log_p = -cross_entropy(wide(step.student("x").logits), step.y)
+        log_p = -cross_entropy(step.student("x").logits, step.y)
         return {"dco": Term(dco(log_p, n=self.n), where="labelled")}
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from limbeck.data.named import UNLABELLED
 from limbeck.errors import SettingError, ShapeError
 from limbeck.heads import Subclasses, graft
-from limbeck.losses.divergence import wide
+from limbeck.losses.inputs import wide
 from limbeck.losses.logit import cross_entropy
 from limbeck.objective import Objective, Reads, Terms
 from limbeck.signals import EMBEDDING, Net

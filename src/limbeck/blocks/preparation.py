@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from limbeck.data import given
+from limbeck.data import Batch, given
 from limbeck.errors import SettingError
 from limbeck.losses.divergence import centroids, class_mass, cmi
 from limbeck.objective import Objective, Term, Terms
@@ -43,14 +45,8 @@ class CMI(Objective):
     momentum: float = 1.0
 
     def init(self, run: Run) -> nn.Module:
-        if run.num_classes is None:
-            raise SettingError("class means need the number of classes: Data(x, y, classes=...)")
         model = Frozen(copy.deepcopy(run.students[0]), training=True)
-        mass = torch.zeros(run.num_classes, run.num_classes, device=run.fabric.device)
-        for batch in run.train_data.batches(run.plan(0), seed=run.seed):
-            batch = run.on_device(batch)
-            mass += class_mass(model(batch.view("x")).logits, given(batch.y))
-        return Centroids(centroids(mass))
+        return Centroids(class_means(run, run.plan(0), lambda batch: (model(batch.view("x")).logits, given(batch.y))))
 
     def loss(self, step: Step, state: Any) -> Terms:
         logits = step.student("x").logits
@@ -63,3 +59,15 @@ class CMI(Objective):
             mass = class_mass(step.kept("cmi"), step.y)
             moved = torch.lerp(centroids(mass), state.q, self.momentum)
             state.q.copy_(torch.where(mass.sum(1, keepdim=True) > 0, moved, state.q))
+
+
+def class_means(
+    run: Run, ids: Sequence[Tensor], answer: Callable[[Batch], tuple[Tensor, Tensor]]
+) -> Float[Tensor, "c c"]:
+    """Each class's mean distribution over the training examples `ids`; `answer` gives a batch's logits and labels."""
+    if run.num_classes is None:
+        raise SettingError("class means need the number of classes: Data(x, y, classes=...)")
+    mass = torch.zeros(run.num_classes, run.num_classes, device=run.fabric.device)
+    for batch in run.train_data.batches(ids, seed=run.seed):
+        mass += class_mass(*answer(run.on_device(batch)))
+    return centroids(mass)

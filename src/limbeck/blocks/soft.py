@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from limbeck.losses.divergence import wide
 from limbeck.losses.feature import mse
+from limbeck.losses.inputs import probabilities, wide
 from limbeck.losses.logit import cross_entropy
 from limbeck.losses.symmetric import symmetric_kl
 from limbeck.objective import Objective, Term, Terms
@@ -73,8 +72,3 @@ class WeightNorms(Objective):
         net = step.run.students[0]
         norms = [p.norm() for p in net.parameters() if p.requires_grad]
         return {"norms": torch.stack(norms).sum().expand(step.rows)}
-
-
-def probabilities(logits: Tensor) -> Tensor:
-    """Softmax, at least in float32."""
-    return wide(logits).softmax(-1)

@@ -12,7 +12,7 @@ from limbeck.data import Batch
 from limbeck.errors import SettingError
 from limbeck.heads import DualHead, Place, graft
 from limbeck.losses.binary import binary_cross_entropy
-from limbeck.losses.divergence import wide
+from limbeck.losses.inputs import probabilities
 from limbeck.losses.logit import cross_entropy, kl
 from limbeck.objective import Objective, Reads, Term, Terms
 from limbeck.signals import EMBEDDING
@@ -46,7 +46,7 @@ class FerKD(Objective):
     selfmix: float | None = None
 
     def route(self, step: Step, view: str) -> tuple[Tensor, Tensor]:
-        soft = wide(step.teacher(view).logits).softmax(-1)
+        soft = probabilities(step.teacher(view).logits)
         return route_by_confidence(
             soft, step.y, low=self.low, middle=self.middle, high=self.high, eps=self.eps, of=self.of
         )

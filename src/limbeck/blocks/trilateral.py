@@ -13,11 +13,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
-from limbeck.blocks.soft import probabilities
+from limbeck.blocks.preparation import class_means
 from limbeck.data import UNLABELLED, Batch, given, pick
 from limbeck.data.draws import uniform
 from limbeck.errors import SettingError
-from limbeck.losses.divergence import centroids, class_mass
+from limbeck.losses.inputs import probabilities
 from limbeck.losses.logit import cross_entropy, kl
 from limbeck.objective import Objective, Term, Terms
 from limbeck.procedures.lookahead import lookahead_gradient
@@ -125,9 +125,13 @@ class TrilateralRatio(Objective):
             raise SettingError(f"held_out is a share in (0, 1); got {self.held_out}")
 
     def init(self, run: Run) -> nn.Module:
-        if run.num_classes is None:
-            raise SettingError("the geometry needs to know the number of classes: Data(x, y, classes=...)")
-        return Ratio(class_means(run, run.num_classes, self.inner), self.hidden)
+        teacher = only(run.teachers)
+
+        def answer(batch: Batch) -> tuple[Tensor, Tensor]:
+            y = torch.where(self.inner(run, batch), given(batch.y), UNLABELLED)
+            return ask(teacher, batch, "x").logits.detach(), y
+
+        return Ratio(class_means(run, torch.arange(run.num_examples).split(512), answer), self.hidden)
 
     def inner(self, run: Run, batch: Batch) -> Tensor:
         """(rows,) bool: not held out."""
@@ -183,14 +187,3 @@ class TrilateralRatio(Objective):
     def loss(self, step: Step, state: Any) -> Terms:
         terms = self.terms(step.student("x").logits, step.teacher("x").logits, step.y, state)
         return {name: Term(term, where="inner") for name, term in terms.items()}
-
-
-def class_means(run: Run, classes: int, counts: Callable[[Run, Batch], Tensor]) -> Float[Tensor, "c c"]:
-    """The teacher's mean probabilities over the labelled training examples of each class that `counts` picks."""
-    only(run.teachers)
-    mass = torch.zeros(classes, classes, device=run.fabric.device)
-    ids = list(torch.arange(run.num_examples).split(512))
-    for batch in map(run.on_device, run.train_data.batches(ids, seed=run.seed)):
-        y = torch.where(counts(run, batch), given(batch.y), UNLABELLED)
-        mass += class_mass(ask(only(run.teachers), batch, "x").logits.detach(), y)
-    return centroids(mass)

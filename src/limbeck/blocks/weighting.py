@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from limbeck.data import Batch, given
 from limbeck.data.named import UNLABELLED
 from limbeck.errors import SettingError
-from limbeck.losses.divergence import wide
+from limbeck.losses.inputs import probabilities
 from limbeck.losses.logit import cross_entropy
 from limbeck.objective import Objective, Reads, Term, Terms
 from limbeck.selection import Level, adversarial_sampling, draw, llkd_weights, margin_gain
@@ -65,9 +65,8 @@ class LLKD(Objective):
 
     def loss(self, step: Step, state: Any) -> Terms:
         logits = step.student("x").logits
-        confidence, label = wide(step.teacher("x").logits).softmax(-1).max(-1)
-        z = wide(logits.detach())
-        uncertainty = cross_entropy(z, z.softmax(-1))
+        confidence, label = probabilities(step.teacher("x").logits).max(-1)
+        uncertainty = cross_entropy(logits.detach(), probabilities(logits.detach()))
         step.keep(confidence=confidence, uncertainty=uncertainty, label=label)
         weight, selected = llkd_weights(
             confidence,

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.losses.divergence import wide
+from limbeck.losses.inputs import wide
 
 
 def binary_cross_entropy(logits: Float[Tensor, "*b q"], target: Float[Tensor, "*b q"]) -> Float[Tensor, "*b"]:

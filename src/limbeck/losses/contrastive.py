@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from limbeck.losses.inputs import wide
+
 
 def sampled_scores(
     queries: Float[Tensor, "b d"], bank: Float[Tensor, "n d"], index: Int[Tensor, "b k"]
@@ -29,5 +31,5 @@ def contrast(log_ratio: Float[Tensor, "b k"], *, noise: int) -> Float[Tensor, " 
     negatives = log_ratio.shape[1] - 1
     log_noise = math.log(negatives / noise)
     # log(p / (p + m Pn)) and log(m Pn / (p + m Pn)): a logistic loss on the log odds of data against noise
-    odds = log_ratio - log_noise
+    odds = wide(log_ratio) - log_noise
     return torch.nn.functional.softplus(-odds[:, 0]) + torch.nn.functional.softplus(odds[:, 1:]).sum(1)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from limbeck.losses.divergence import comparable, wide
+from limbeck.losses.inputs import comparable, wide
 
 
 def centred(
@@ -16,9 +16,10 @@ def centred(
     """Rows minus their mean, the lengths of these, and which rows are constant but for rounding: they have no
     direction, and a division by their length would be a division by noise."""
     rest = x - x.mean(-1, keepdim=True)
-    length: Tensor = torch.linalg.vector_norm(rest, dim=-1, keepdim=True)
+    squares = rest.square().sum(-1, keepdim=True)
     noise = 4 * x.shape[-1] ** 0.5 * torch.finfo(x.dtype).eps * x.detach().abs().amax(-1, keepdim=True)
-    return rest, length, length <= noise
+    flat = squares.sqrt() <= noise
+    return rest, squares.masked_fill(flat, 1.0).sqrt(), flat
 
 
 def pearson(a: Float[Tensor, "*b c"], b: Float[Tensor, "*b c"], *, eps: float = 1e-8) -> Float[Tensor, "*b"]:
@@ -28,7 +29,7 @@ def pearson(a: Float[Tensor, "*b c"], b: Float[Tensor, "*b c"], *, eps: float = 
     """
     (a, length_a, flat_a), (b, length_b, flat_b) = centred(a), centred(b)
     product = (length_a * length_b + eps).masked_fill(flat_a | flat_b, torch.inf)
-    return (a * b / product).sum(-1)
+    return (a * b).sum(-1) / product.squeeze(-1)
 
 
 def standardise(logits: Float[Tensor, "*b c"], *, eps: float = 1e-7) -> Float[Tensor, "*b c"]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from limbeck.data.named import UNLABELLED
 from limbeck.errors import SettingError
-from limbeck.losses.divergence import comparable
+from limbeck.losses.inputs import comparable
 from limbeck.losses.logit import cross_entropy, kl
 
 
@@ -29,13 +28,10 @@ def dkd(
 
     The label's class is taken out exactly; the authors subtract 1000 from its logit.
     """
-    student, teacher = comparable(student, teacher, tau=tau)
     own = y.clamp(min=0).unsqueeze(-1)
-    others = torch.arange(student.shape[-1] - 1, device=y.device)
-    others = others + (others >= own)  # (*b, c - 1): all classes but the label's
     pairs, rests = [], []
-    for logits in (student, teacher):
-        rest = logits.gather(-1, others)
+    for logits in comparable(student, teacher, tau=tau):
+        rest = logits.scatter(-1, own, -1e30)  # not -inf: 0 * inf in the KL
         pairs.append(torch.cat([logits.gather(-1, own), tau * (rest / tau).logsumexp(-1, keepdim=True)], -1))
         rests.append(rest)
     return (alpha * kl(*pairs, tau=tau) + beta * kl(*rests, tau=tau)).masked_fill(y == UNLABELLED, 0.0)
@@ -59,8 +55,7 @@ def ofa(
     if eps <= 0:
         raise SettingError(f"eps is positive; got {eps}")
     student, teacher = comparable(student, teacher, tau=tau)
-    q = F.softmax(teacher / tau, -1)
-    own = torch.arange(q.shape[-1], device=y.device) == y.unsqueeze(-1)
-    enhanced = (1 + q) ** eps
-    weights = torch.where(own, enhanced - 1, q**eps) if variant == "code" else torch.where(own, enhanced, q)
+    own, q = y.clamp(min=0).unsqueeze(-1), (teacher / tau).softmax(-1)
+    enhanced = (1 + q.gather(-1, own)) ** eps
+    weights = (q**eps).scatter(-1, own, enhanced - 1) if variant == "code" else q.scatter(-1, own, enhanced)
     return cross_entropy(student / tau, weights).masked_fill(y == UNLABELLED, 0.0)

@@ -5,38 +5,14 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from limbeck.data.named import UNLABELLED
 from limbeck.errors import SettingError
+from limbeck.losses.inputs import comparable, log_probabilities, probabilities, wide
 from limbeck.losses.logit import cross_entropy, kl
-from limbeck.signals import same_shape
 from limbeck.targets import one_hot
-
-
-def wide(x: Tensor) -> Tensor:
-    """In float32 at least."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def comparable(
-    student: Float[Tensor, "*b c"], teacher: Float[Tensor, "*b c"], *, tau: float = 1.0
-) -> tuple[Float[Tensor, "*b c"], Float[Tensor, "*b c"]]:
-    """Both in float32 at least, once their shapes and the temperature are found to make sense."""
-    if tau <= 0:
-        raise SettingError(f"a temperature is positive; got tau={tau}")
-    same_shape("logits", student, teacher, "both must tell the same classes apart: rebuild the head of one of them")
-    return wide(student), wide(teacher)
-
-
-def log_probabilities(
-    student: Float[Tensor, "*b c"], teacher: Float[Tensor, "*b c"], *, tau: float
-) -> tuple[Float[Tensor, "*b c"], Float[Tensor, "*b c"]]:
-    """log softmax(logits / tau) of both, in float32 at least."""
-    student, teacher = comparable(student, teacher, tau=tau)
-    return F.log_softmax(student / tau, -1), F.log_softmax(teacher / tau, -1)
 
 
 def reverse_kl(
@@ -48,6 +24,16 @@ def reverse_kl(
     return kl(teacher, student, tau=tau)
 
 
+def mixed(
+    q: Float[Tensor, "*b c"], p: Float[Tensor, "*b c"], share: float
+) -> tuple[Float[Tensor, "*b c"], Float[Tensor, "*b c"]]:
+    """log m - p and log m - q of m = share e^p + (1 - share) e^q, for log probabilities p and q; exactly 0 where they
+    are equal. The former stops growing where e^p is nothing beside e^q: it is wanted times e^p."""
+    d = (q - p).clamp(max=40.0)
+    over_p = ((1 - share) * d.expm1()).log1p()
+    return over_p, over_p - d
+
+
 def skew_kl(
     student: Float[Tensor, "*b c"], teacher: Float[Tensor, "*b c"], *, skew: float, tau: float = 1.0
 ) -> Float[Tensor, "*b"]:
@@ -56,11 +42,7 @@ def skew_kl(
     if not 0 < skew < 1:
         raise SettingError(f"skew is in (0, 1), its limit 0 is kl; got {skew}")
     q, p = log_probabilities(student, teacher, tau=tau)
-    d = q - p
-    # log(skew + (1 - skew) e^d), from the side that does not overflow; exactly 0 at d = 0
-    high = d + torch.log1p(skew * torch.expm1(-d.clamp(min=0)))
-    low = torch.log1p((1 - skew) * torch.expm1(d.clamp(max=0)))
-    return -(p.exp() * torch.where(d > 0, high, low)).sum(-1) * tau**2
+    return -(p.exp() * mixed(q, p, skew)[0]).sum(-1) * tau**2
 
 
 def jsd(
@@ -74,8 +56,9 @@ def jsd(
     """
     if not 0 < beta < 1:
         raise SettingError(f"beta is in (0, 1), its limits are kl and reverse_kl; got {beta}")
-    other = skew_kl(teacher, student, skew=1 - beta, tau=tau)
-    return beta * skew_kl(student, teacher, skew=beta, tau=tau) + (1 - beta) * other
+    q, p = log_probabilities(student, teacher, tau=tau)
+    over_p, over_q = mixed(q, p, beta)
+    return -(beta * (p.exp() * over_p).sum(-1) + (1 - beta) * (q.exp() * over_q).sum(-1)) * tau**2
 
 
 def total_variation(
@@ -83,8 +66,8 @@ def total_variation(
 ) -> Float[Tensor, "*b"]:
     """Half the sum of the absolute differences of two distributions, in [0, 1] (Wen et al. 2023, f-distill).
     No factor of tau."""
-    q, p = log_probabilities(student, teacher, tau=tau)
-    return (p.exp() - q.exp()).abs().sum(-1) / 2
+    student, teacher = comparable(student, teacher, tau=tau)
+    return ((teacher / tau).softmax(-1) - (student / tau).softmax(-1)).abs().sum(-1) / 2
 
 
 def balanced_kl(
@@ -94,10 +77,11 @@ def balanced_kl(
     student's entropy is the larger one, w = delta where the teacher's is, else they are 1 (Amara et al. 2022, BD-KD;
     the catalogue's reading of its abstract, but with both weights 1 at equal entropies)."""
     q, p = log_probabilities(student, teacher, tau=tau)
+    mass_p, mass_q, d = p.exp(), q.exp(), p - q
     with torch.no_grad():
-        gap = (p.exp() * p).sum(-1) - (q.exp() * q).sum(-1)
-    forward = torch.where(gap < 0, delta, 1.0) * kl(q, p)
-    return (forward + torch.where(gap > 0, delta, 1.0) * kl(p, q)) * tau**2
+        gap = (mass_p * p).sum(-1) - (mass_q * q).sum(-1)
+    forward, back = (mass_p * d).sum(-1), -(mass_q * d).sum(-1)
+    return (torch.where(gap < 0, delta * forward, forward) + torch.where(gap > 0, delta * back, back)) * tau**2
 
 
 def taid(
@@ -131,7 +115,7 @@ def topk_kl(
     In both nothing keeps the student's mass within the k classes, so a student that is not good yet needs CE beside.
     "none": as they are, the partial cross-entropy -sum p_teacher log p_student, which does keep it there (not FIRST's).
     """
-    log_q = F.log_softmax(wide(student), -1).gather(-1, index)
+    log_q = wide(student).log_softmax(-1).gather(-1, index)
     p, q = wide(probabilities), log_q.exp()
     if normalise == "none":
         return -(p * log_q).sum(-1)
@@ -144,7 +128,7 @@ def topk_kl(
 
 def class_mass(logits: Float[Tensor, "b c"], y: Int[Tensor, " b"]) -> Float[Tensor, "c c"]:
     """Row k: the sum of the distributions of the examples of class k. Sums of several batches may be added."""
-    p = F.softmax(wide(logits), -1)
+    p = probabilities(logits)
     return one_hot(y, p.shape[1], p.dtype).T @ p
 
 
@@ -154,9 +138,9 @@ def centroids(mass: Float[Tensor, "c c"]) -> Float[Tensor, "c c"]:
     return torch.where(total > 0, mass / total.clamp(min=1e-12), 1 / mass.shape[1])
 
 
-def cmi(logits: Float[Tensor, "b c"], y: Int[Tensor, " b"], centroids: Float[Tensor, "c c"]) -> Float[Tensor, " b"]:
+def cmi(logits: Float[Tensor, "b c"], y: Int[Tensor, " b"], centroids: Float[Tensor, "k c"]) -> Float[Tensor, " b"]:
     """KL(softmax(logits) || centroids[y]) in nats: its mean is the conditional mutual information of input and
     prediction given the class (Ye et al. 2024, MCMI). The gradient flows through both places of
     softmax(logits), not to the centroids. 0 where y is UNLABELLED."""
-    target = wide(centroids.detach())[y.clamp(min=0)]
-    return kl(target.clamp(min=torch.finfo(target.dtype).tiny).log(), wide(logits)).masked_fill(y == UNLABELLED, 0.0)
+    target = wide(centroids.detach()[y.clamp(min=0)])
+    return kl(target.clamp(min=torch.finfo(target.dtype).tiny).log(), logits).masked_fill(y == UNLABELLED, 0.0)

@@ -6,18 +6,20 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from limbeck.losses.inputs import wide
 from limbeck.signals import same_shape
 
 
 def mse(student: Float[Tensor, "b *d"], teacher: Float[Tensor, "b *d"]) -> Float[Tensor, " b"]:
     """Mean squared difference over all features of an example."""
     same_shape("features", student, teacher, "map one to the other with a bridge: Hint(layer) has one")
-    return (student - teacher).square().flatten(1).mean(1)
+    return (wide(student) - wide(teacher)).square().flatten(1).mean(1)
 
 
 def attention_map(features: Float[Tensor, "b c h w"], *, size: tuple[int, int]) -> Float[Tensor, "b hw"]:
     """Where a layer is active: the channels' mean square at each place, pooled to `size`, as a unit vector
     (Zagoruyko & Komodakis 2017, F_sum^2 and its normalisation)."""
+    features = wide(features)
     features = F.adaptive_avg_pool2d(features, size) if features.shape[2:] != size else features
     return F.normalize(features.square().mean(1).flatten(1))
 

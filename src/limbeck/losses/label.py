@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from limbeck.data.named import UNLABELLED
 from limbeck.errors import SettingError, ShapeError
-from limbeck.losses.divergence import wide
+from limbeck.losses.binary import binary_cross_entropy
+from limbeck.losses.inputs import wide
 from limbeck.losses.logit import cross_entropy
 
 # --- direct coverage optimisation ---------------------------------------------------------------------------------
 
 
-def log1mexp(x: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+def log1mexp(x: Tensor) -> Tensor:
     """log(1 - exp(x)) for x < 0, exact at both ends (Maechler 2012), with a finite gradient in either branch."""
     near = x > -math.log(2)
     return torch.where(near, (-x.expm1()).log(), (-x.clamp(max=-0.5).exp()).log1p())
@@ -32,9 +32,11 @@ def dco(log_p: Float[Tensor, "*b"], *, n: int | float) -> Float[Tensor, "*b"]:
     """
     if n < 1:
         raise SettingError(f"at least one sample is drawn; got n={n}")
-    sure = wide(log_p).clamp(max=-1e-30)
+    log_p = wide(log_p)
+    sure = log_p.clamp(max=-1e-30)
     # below -80, where p may underflow, the loss is -log(n p)
-    return (-80.0 - sure).relu() - log1mexp(n * log1mexp(sure.clamp(min=-80.0)))
+    value = (-80.0 - sure).relu() - log1mexp(n * log1mexp(sure.clamp(min=-80.0)))
+    return value.masked_fill(log_p == 0, 0.0)
 
 
 def dco_factor(log_p: Float[Tensor, "*b"], *, n: int | float) -> Float[Tensor, "*b"]:
@@ -117,7 +119,7 @@ def tri_bce(
 
     def own(logits: Tensor) -> Tensor:
         if logits.dim() == 1:
-            return F.binary_cross_entropy_with_logits(logits, target.to(logits), reduction="none")
+            return binary_cross_entropy(logits.unsqueeze(-1), target.unsqueeze(-1))
         return cross_entropy(logits, target)
 
     branches = wide(branches)

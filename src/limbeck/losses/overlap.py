@@ -11,14 +11,14 @@ from torch import Tensor
 
 from limbeck.data.named import UNLABELLED
 from limbeck.errors import SettingError
-from limbeck.losses.divergence import wide
+from limbeck.losses.inputs import wide
 from limbeck.targets import one_hot
 
 #: What `anyloss` makes large.
 Metric = Literal["fbeta", "accuracy", "gmean", "balanced_accuracy"]
 
 
-def spread(value: Float[Tensor, "*k"], mask: Bool[Tensor, " b"]) -> Float[Tensor, " b"]:
+def spread(value: Float[Tensor, "*k"], mask: Bool[Tensor, " n"]) -> Float[Tensor, " n"]:
     """The mean of a batch's values as one number per row, 0 outside of the mask: their mean over its rows is it."""
     return torch.where(mask, value.mean(), 0.0)
 
@@ -30,12 +30,11 @@ def everyone(rows: Tensor) -> Bool[Tensor, " b"]:
 # --- Dice ---------------------------------------------------------------------------------------------------------
 
 
-def log_complement(logits: Float[Tensor, "*b c"]) -> Float[Tensor, "*b c"]:
-    """log(1 - softmax(logits)), exact too where a probability rounds to 1."""
-    top = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, logits.argmax(-1, keepdim=True), True)
-    rest = logits.masked_fill(top, -torch.inf).logsumexp(-1, keepdim=True)
-    p = logits.softmax(-1).masked_fill(top, 0.0)
-    return torch.where(top, rest - logits.logsumexp(-1, keepdim=True), (-p).log1p())
+def log_complement(log_p: Float[Tensor, "*b c"]) -> Float[Tensor, "*b c"]:
+    """log(1 - p) of rows of log probabilities, exact too where a probability rounds to 1."""
+    top = log_p.argmax(-1, keepdim=True)
+    rest = log_p.scatter(-1, top, -torch.inf).logsumexp(-1, keepdim=True)
+    return (-log_p.exp().scatter(-1, top, 0.0)).log1p().scatter(-1, top, rest)
 
 
 def dice(
@@ -60,9 +59,10 @@ def dice(
         known, y = everyone(target), target.to(logits)
     else:
         known, y = target != UNLABELLED, one_hot(target, logits.shape[-1], logits.dtype)
-    q = (alpha * log_complement(logits) + logits.log_softmax(-1)).exp() * known[:, None]
-    below = q.square() + y.square() if square else (q + y).sum(0)
-    return torch.where(known, (1 - (2 * q * y + smooth) / (below + smooth)).sum(-1), 0.0)
+    log_p = logits.log_softmax(-1)
+    q = (alpha * log_complement(log_p) + log_p).exp()
+    below = q.square() + y.square() if square else (q.masked_fill(~known[:, None], 0.0) + y).sum(0)
+    return torch.where(known, apart(q * y, below, smooth).sum(-1), 0.0)
 
 
 def dice_set(
@@ -90,9 +90,15 @@ def dice_set(
     if ohem > 0:
         counted = counted & ((y > 0.5) | hardest(z.detach(), (y <= 0.5) & counted, ohem * ((y > 0.5) & counted).sum(0)))
     y = y.to(z) * counted
-    q = (alpha * F.logsigmoid(-z) + F.logsigmoid(z)).exp() * counted
+    log_p = F.logsigmoid(z)
+    q = (alpha * (log_p - z) + log_p).exp() * counted  # log p - z: of the complement
     below = q.square() + y.square() if square else q + y
-    return spread(1 - (2 * (q * y).sum(0) + smooth) / (below.sum(0) + smooth), mask)
+    return spread(apart((q * y).sum(0), below.sum(0), smooth), mask)
+
+
+def apart(both: Tensor, below: Tensor, smooth: float) -> Tensor:
+    """1 - (2 both + smooth) / (below + smooth), exact too where it is nearly 0, as for most of many classes."""
+    return (below - 2 * both) / (below + smooth)
 
 
 def hardest(scores: Float[Tensor, "b k"], among: Bool[Tensor, "b k"], most: Float[Tensor, " k"]) -> Bool[Tensor, "b k"]:
@@ -123,10 +129,9 @@ def soft_confusion(
     sigmoid(steepness (p - threshold)) (Han et al. 2024). The target may be soft."""
     away = steepness * (wide(p) - threshold)
     yes, no, y = away.sigmoid(), (-away).sigmoid(), target.to(away)  # not 1 - yes, which may round to 0
-    if mask is not None:
-        kept = mask.view(-1, *[1] * (y.dim() - 1))
-        yes, no, y = yes * kept, no * kept, y * kept
-    return (y * yes).sum(0), (y * no).sum(0), ((1 - y) * yes).sum(0), ((1 - y) * no).sum(0)
+    kept = torch.ones_like(y) if mask is None else mask.to(y).view(-1, *[1] * (y.dim() - 1))
+    right, wrong = y * kept, (1 - y) * kept
+    return (right * yes).sum(0), (right * no).sum(0), (wrong * yes).sum(0), (wrong * no).sum(0)
 
 
 def anyloss(

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from limbeck.data.named import UNLABELLED
-from limbeck.losses.divergence import comparable
+from limbeck.losses.inputs import comparable, wide
 
 
 def plackett_luce(scores: Float[Tensor, "*b c"], weights: Float[Tensor, "*b c"]) -> Float[Tensor, "*b"]:
@@ -17,6 +17,7 @@ def plackett_luce(scores: Float[Tensor, "*b c"], weights: Float[Tensor, "*b c"])
 
     Weights (1, 0, ...) give the cross-entropy with the first item, equal ones ListMLE (Xia et al. 2008).
     """
+    scores = wide(scores)
     left = scores.flip(-1).logcumsumexp(-1).flip(-1)
     return (weights * (left - scores)).sum(-1)
 

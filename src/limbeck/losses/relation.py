@@ -7,9 +7,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from limbeck.losses.inputs import wide
+
 
 def distances(x: Float[Tensor, "b d"]) -> Float[Tensor, "b b"]:
     """Euclidean distances, 0 on the diagonal, with a gradient that is finite there."""
+    x = wide(x)
     squares = x.square().sum(1)
     return (squares[:, None] + squares[None] - 2 * x @ x.T).clamp(min=1e-12).sqrt() * ~torch.eye(
         len(x), dtype=torch.bool, device=x.device
@@ -35,6 +38,7 @@ def rkd_angle(student: Float[Tensor, "b d1"], teacher: Float[Tensor, "b d2"]) ->
     (Park et al. 2019, equations 8-10; the authors' RKdAngle). Memory is b**3."""
 
     def cosines(x: Tensor) -> Tensor:
+        x = wide(x)
         differences = x[None] - x[:, None]
         lengths: Tensor = torch.linalg.vector_norm(differences, dim=2, keepdim=True)
         # equal rows have no direction, and no gradient (F.normalize would give them one times 1e12)

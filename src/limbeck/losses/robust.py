@@ -12,7 +12,7 @@ from torch import Tensor
 
 from limbeck.data.named import UNLABELLED
 from limbeck.errors import SettingError
-from limbeck.losses.divergence import wide
+from limbeck.losses.inputs import wide
 from limbeck.losses.logit import cross_entropy
 
 # --- comp-sum -----------------------------------------------------------------------------------------------------
@@ -32,7 +32,7 @@ def comp_sum(
         raise SettingError(f"tau is at least 0; got {tau}")
     if target.is_floating_point():
         return (target * complement(wide(logits).log_softmax(-1), tau)).sum(-1)
-    return complement(-cross_entropy(wide(logits), target), tau)
+    return complement(-cross_entropy(logits, target), tau)
 
 
 def complement(log_p: Tensor, tau: float) -> Tensor:
@@ -82,7 +82,7 @@ def unit_scores(logits: Float[Tensor, "*b c"], how: Scores) -> Float[Tensor, "*b
     logits = wide(logits)
     if how == "softplus":
         # below -36, softplus(s) = exp(s), which may underflow in all of a row
-        log_scores = F.softplus(logits.clamp(min=-36.0)).log() - (-36.0 - logits).relu()
+        log_scores = torch.where(logits < -36.0, logits, F.softplus(logits.clamp(min=-36.0)).log())
         return logits.shape[-1] * log_scores.softmax(-1)
     size = logits.abs().mean(-1, keepdim=True)
     return logits / torch.where(size > 1e-12, size, 1.0)
@@ -105,7 +105,7 @@ def ldr(
     if not isinstance(lam, Tensor) and lam <= 0:
         raise SettingError(f"lam is positive; got {lam}")
     z, own = unit_scores(logits, scores), y.clamp(min=0).unsqueeze(-1)
-    d = (z - z.gather(-1, own) + margin).scatter(-1, own, 0.0)
+    d = (z - (z.gather(-1, own) - margin)).scatter(-1, own, 0.0)
     worst = (d / (lam.unsqueeze(-1) if isinstance(lam, Tensor) else lam)).logsumexp(-1) - math.log(d.shape[-1])
     return torch.where(y != UNLABELLED, lam * worst, 0.0)
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.losses.divergence import log_probabilities
+from limbeck.losses.inputs import log_probabilities
 
 
 def symmetric_kl(

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.errors import SettingError
-from limbeck.losses.divergence import log_probabilities
+from limbeck.losses.inputs import log_probabilities
 
 
 def sinkhorn(

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.errors import SettingError
-from limbeck.losses.divergence import wide
+from limbeck.losses.inputs import probabilities, wide
 
 
 def hl_gauss(
@@ -55,7 +55,7 @@ def mid_points(low: float, high: float, bins: int) -> Float[Tensor, " m"]:
 
 def expected(logits: Float[Tensor, "*b m"], centres: Float[Tensor, " m"]) -> Float[Tensor, "*b"]:
     """The value that logits over bins stand for: the mean of the centres under them."""
-    p = wide(logits).softmax(-1)
+    p = probabilities(logits)
     return p @ centres.to(p)
 
 

@@ -1,4 +1,4 @@
-"""Methods that compare features of layers."""
+"""Methods that match what a teacher's layers show."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from limbeck.schedules import Ramp
     example={"layer": "layer2", "hint_epochs": 1},
 )
 def fitnet(*, layer: Layer, hint_epochs: int, tau: float = 3.0, start: float = 4.0, end: float = 1.0) -> Objective:
-    """First teach the student's middle layer the teacher's, then distil: two stages.
+    """First match the teacher's middle layer, then distil.
+
+    loss = mean (r(f) - f_teacher)^2 in the first stage,  f: the layer's features,  r: a learnt bridge
+    loss = CE(y, q) + lambda KL(p_tau || q_tau) in the second,  lambda falls from start to end
 
     Stage 1 takes `hint_epochs` and trains up to `layer` (both models' middle layer in the paper) through a learnt
     bridge; stage 2 is CE + lambda H(teacher, student) with lambda falling linearly from 4 to 1 and tau = 3, as in the
@@ -35,5 +38,8 @@ def fitnet(*, layer: Layer, hint_epochs: int, tau: float = 3.0, start: float = 4
     example={"layers": ("layer1", "layer2", "layer3")},
 )
 def attention_transfer(*, layers: tuple[Layer, ...], beta: float = 1000.0) -> Objective:
-    """Match where the layers of both models are active: CE + beta times the difference of attention maps."""
+    """Match where the layers of both models are active.
+
+    loss = CE(y, q) + beta sum_layers mean (a - a_teacher)^2,  a: squares summed over channels, as a unit vector
+    """
     return CE() + beta * AttentionTransfer(tuple(layers))

@@ -1,4 +1,4 @@
-"""Methods that compare how examples lie to each other."""
+"""Methods that match how examples lie to each other."""
 
 from __future__ import annotations
 
@@ -10,5 +10,9 @@ from limbeck.registry import method
 
 @method(paper="Park et al. 2019, arXiv:1904.05068", needs=("teacher", "labels"))
 def rkd(*, distance: float = 25.0, angle: float = 50.0) -> Objective:
-    """Match the teacher's relative distances and angles between the examples of a batch."""
+    """Match distances and angles between a batch's examples.
+
+    loss = CE(y, q) + distance mean_j h(d_ij - d_ij of the teacher) + angle mean_jk h(a_ijk - a_ijk of the teacher)
+    d_ij: distance of embeddings / mean distance,  a_ijk: cosine of the angle at i towards j and k,  h: Huber loss
+    """
     return CE() + RKD(distance, angle)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from limbeck.data import Data
 from limbeck.errors import DataError
-from limbeck.methods.pipeline import even_your_teacher
+from limbeck.methods.self_ import even_your_teacher
 from limbeck.procedures.chain import within
 from limbeck.run import Run
 from limbeck.targets import mix, one_hot

@@ -1,0 +1,38 @@
+"""What losses do with their inputs first."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from limbeck.errors import SettingError
+from limbeck.signals import same_shape
+
+
+def wide(x: Tensor) -> Tensor:
+    """In float32 at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def probabilities(logits: Float[Tensor, "*b c"]) -> Float[Tensor, "*b c"]:
+    """Their softmax, in float32 at least."""
+    return wide(logits).softmax(-1)
+
+
+def comparable(
+    student: Float[Tensor, "*b c"], teacher: Float[Tensor, "*b c"], *, tau: float = 1.0
+) -> tuple[Float[Tensor, "*b c"], Float[Tensor, "*b c"]]:
+    """Both in float32 at least, once their shapes and the temperature are found to make sense."""
+    if tau <= 0:
+        raise SettingError(f"a temperature is positive; got tau={tau}")
+    same_shape("logits", student, teacher, "both must tell the same classes apart: rebuild the head of one of them")
+    return wide(student), wide(teacher)
+
+
+def log_probabilities(
+    student: Float[Tensor, "*b c"], teacher: Float[Tensor, "*b c"], *, tau: float
+) -> tuple[Float[Tensor, "*b c"], Float[Tensor, "*b c"]]:
+    """log softmax(logits / tau) of both, in float32 at least."""
+    student, teacher = comparable(student, teacher, tau=tau)
+    return (student / tau).log_softmax(-1), (teacher / tau).log_softmax(-1)
