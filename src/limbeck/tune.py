@@ -187,7 +187,7 @@ def space(method: Method, material: Material, teachers: Sequence[nn.Module]) -> 
                 found[name] = CategoricalDistribution([False, True])
             case int() if usual > 1:
                 found[name] = IntDistribution(max(1, usual // 4), 4 * usual, log=True)
-            case int() | float() if name == "tau":
+            case int() | float() if name == "tau" and usual >= 1:
                 found[name] = FloatDistribution(1.0, 16.0, log=True)
             case float() if usual > 0:
                 found[name] = FloatDistribution(usual / 4, min(4 * usual, 1.0) if usual < 1 else 4 * usual, log=True)
