@@ -173,7 +173,7 @@ class Reporter:
 def space(method: Method, material: Material, teachers: Sequence[nn.Module]) -> Space:
     """A range for each setting: around its default, or its example where there is none.
 
-    Temperatures: 1 to 16. Other numbers: a quarter to four times the default; below 1, at most 1. Layers: the
+    Temperatures: 1 to 16 or twice the default. Other numbers: a quarter to four times the default; below 1, at most 1. Layers: the
     common blocks of student and teacher, one, or the last few. What is none of these stays as it is.
     """
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -188,7 +188,7 @@ def space(method: Method, material: Material, teachers: Sequence[nn.Module]) -> 
             case int() if usual > 1:
                 found[name] = IntDistribution(max(1, usual // 4), 4 * usual, log=True)
             case int() | float() if name == "tau" and usual >= 1:
-                found[name] = FloatDistribution(1.0, 16.0, log=True)
+                found[name] = FloatDistribution(1.0, max(16.0, 2.0 * usual), log=True)
             case float() if usual > 0:
                 found[name] = FloatDistribution(usual / 4, min(4 * usual, 1.0) if usual < 1 else 4 * usual, log=True)
             case str() if name.startswith("layer") and layers:
@@ -204,8 +204,11 @@ def usual_settings(method: Method) -> dict[str, Any]:
 
 
 def common_layers(nets: Sequence[Any]) -> list[str]:
-    """Names of the direct children that all have, the last, which is the head, left out."""
-    names = [[name for name, _ in getattr(net, "module", net).named_children()] for net in nets]
+    """Names of the direct children with parameters that all have, the last, which is the head, left out."""
+    modules = [getattr(net, "module", net) for net in nets]
+    names = [
+        [name for name, child in each.named_children() if any(True for _ in child.parameters())] for each in modules
+    ]
     return [name for name in names[0][:-1] if all(name in other for other in names)]
 
 
