@@ -15,6 +15,7 @@ import platform
 import random
 import statistics
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -27,7 +28,6 @@ from torch import Tensor, nn
 
 import limbeck
 from limbeck.models.cnn import conv_bn_relu
-from limbeck.schedules import Clock
 
 HERE = Path(__file__).parent
 BATCH, CLASSES, TAU, ALPHA = 128, 100, 4.0, 0.9
@@ -96,24 +96,10 @@ def with_limbeck(
 
 
 def steps(run: limbeck.Run) -> Iterator[None]:
-    """The steps of `Run.train_epoch`; with each `next`, one."""
+    """The steps of a run, epoch by epoch; with each `next`, one."""
     run.setup()
-    run.bundle.train()
     while True:
-        ids, sums = run.plan(run.epoch), dict[str, Tensor]()
-        first, length = run.method.span(run.epoch, run.epochs)
-        if run.epoch == first > 0:
-            run.torch_optimizer.state.clear()
-        run.done = 0
-        for micros in run.micro_batches(ids):
-            before = (run.epoch - first) * len(ids)
-            clock = Clock(before + run.done, length * len(ids), run.epoch - first, length)
-            for name, part in run.train_step(micros, clock).items():
-                sums[name] = sums[name] + part if name in sums else part
-            run.done += 1
-            run.steps_done += 1
-            yield
-        run.epoch += 1
+        yield from run.train_epoch(threading.Event())
 
 
 def runners(widths: tuple[int, int]) -> dict[str, Iterator[None]]:
