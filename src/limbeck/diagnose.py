@@ -102,9 +102,9 @@ def label_noise(probabilities: Tensor, y: Tensor, most: int = 10) -> dict[str, A
     An example counts for the class whose probability is largest among those above the class's threshold: the mean
     probability of the class over the examples that have its label.
 
-    The probabilities (n, c) must be out of sample, and all rows labelled. Of a model that was trained on the labels
-    y (n,) the estimate is near zero whatever the noise, as is that of a classifier on its embedding (measured:
-    docs/check.md). The model's own confident mistakes count as noise: a weak model finds too much.
+    The probabilities (n, c) must be out of sample, and all rows labelled: a model that knows the labels y (n,) by heart
+    finds nothing, whatever the noise, nor does a classifier on its embedding (measured: docs/check.md). The model's own
+    confident mistakes count as noise: a weak model finds too much.
 
     Returns:
         rate: the share, in [0, 1].

@@ -191,7 +191,7 @@ def distil(experiment: Experiment, folder: Path, *, resume: bool = False, watch:
     A killed or interrupted experiment goes on with `resume=True`: finished parts are loaded, the broken one continues
     from its last checkpoint, to the same weights to the bit.
     """
-    from limbeck.findings import before
+    from limbeck.findings import Finding, before
 
     method, wants = experiment.objective(), needs(experiment)
     refuse_mixture(experiment, folder, resume)
@@ -218,6 +218,7 @@ def distil(experiment: Experiment, folder: Path, *, resume: bool = False, watch:
     if ALONE in runs:
         save_model(runs[ALONE].students[0], folder / "alone.safetensors")
     result = judge(material, teachers, runs)
+    watch.found([Finding(**each) for each in result["check"]])
     result["check"] = [asdict(each) for each in findings] + result["check"]
     write_whole(folder / "result.json", json.dumps(result, indent=1))
     from limbeck import report
@@ -265,7 +266,7 @@ class Watch:
         return None
 
     def found(self, findings: Sequence[Finding]) -> None:
-        """Told of the check before the student trains."""
+        """Told what the check found, before the student trains and after."""
 
 
 def student_run(

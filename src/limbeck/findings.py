@@ -94,7 +94,8 @@ def before(material: Material, teachers: Sequence[Net]) -> list[Finding]:
             found.append(calibration(name, logits, y, e))
             found.append(noise("test labels", f"the {name}", logits.softmax(1), y, test_ids))
     elif e.teacher is not None:
-        found.append(Finding("note", TEACHER, "-", "not checked: it is not trained yet", "--teacher-weights=FILE"))
+        means = "not checked: it is " + ("not trained yet" if e.teacher_record is None else "a record")
+        found.append(Finding("note", TEACHER, "-", means, "--teacher-weights=FILE"))
     if len(ids) >= FEW:
         y = labels(seen)[ids]
         p = diagnose.out_of_bag(seen.x[ids], y, len(material.classes))
