@@ -2,6 +2,7 @@
 
 import collections.abc
 
+from . import losses as losses
 from .data import UNLABELLED as UNLABELLED, Batch as Batch, Data as Data, few_labels as few_labels
 from .objective import Objective as Objective, Stages as Stages, Term as Term, Weighted as Weighted
 from .optim import SGD as SGD, AdamW as AdamW
