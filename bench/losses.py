@@ -3,8 +3,8 @@
     python -m bench.losses [--out bench/results/losses.json]
 
 A loss and KL take turns on the same tensors. A repetition is the median of some calls; a ratio is the median over the
-repetitions of the ratios within each. Memory is the most that is allocated at once beyond the inputs, the gradient and
-what the operators need within among it, as the allocator reports it to torch's profiler.
+repetitions of the ratios within each. Memory is the most that is held at once beside the inputs, the gradient and what
+operators need within included, as the allocator reports it to torch's profiler.
 """
 
 from __future__ import annotations
@@ -15,10 +15,16 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+<<<<<<< HEAD
+=======
+from tests import strategies
+from tests.strategies import LOSSES, Loss
+>>>>>>> w3
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
@@ -26,26 +32,45 @@ import limbeck.losses
 from bench.step import commit, ratio, rounded
 from tests import strategies
 
-strategies.losses = limbeck.losses  # the tests' copy checks shapes at every call
+strategies.losses = limbeck.losses  # the tests' own copy checks shapes at every call
 
-SMALL, LARGE = (256, 1000), (4096, 32_000)
-MAPS = {1000: (10, 10, 10), 32_000: (32, 25, 40)}
-LIMIT = 3.0  # what is above it has a reason
-MOST = 6 * 2**30  # bytes of one call with its inputs
+SHAPES = {"small": (256, 1000), "large": (4096, 32_000)}
+MAPS = {1000: (10, 10, 10), 32_000: (32, 25, 40)}  # as many numbers per example
+LIMIT = 3.0  # a ratio above has a reason
+MOST = 6 * 2**30  # bytes of a call with its inputs; a loss that needs more is measured on half the rows, and so on
 
-#: Where the rows see each other, of the large shape so many are taken; others lose half of theirs until they fit.
+#: As far as the rows see each other in more than sums over them: so many of the large shape.
 ROWS = {"rkd_angle": 64, "rkd_distance": 512, "sinkhorn_distance": 256}
 
-REASONS: dict[str, str] = {}
+REASONS = {
+    "aldr": "normalises each row three times: for lambda, the scores and the loss",
+    "anyloss": "two steep sigmoids, for yes and for no, and four sums of products",
+    "dice": "(1 - p)^alpha for every class, exact for sure rows: a logarithm, an exponential and a second normalisation",
+    "dist": "means, lengths and products of all rows and all columns",
+    "dkd": "two divergences: each row is normalised with the label and without it",
+    "jsd": "a logarithm for every class, and a gradient through both divergences",
+    "ldr": "softplus and its logarithm for every class before the loss, which normalises the row again",
+    "plackett_luce": "torch.logcumsumexp goes one number at a time: once forward, twice backward",
+    "pld": "sorts each row, then as plackett_luce",
+    "rkd_angle": "angles at each example between all pairs of others: b^3 numbers from b^3 d products",
+    "rkd_distance": "distances of all pairs: b^2 d products",
+    "sinkhorn_distance": "L1 distances of all pairs: b^2 c absolute differences, 65 million at (256, 1000), where KL "
+    "has b c = 0.26 million numbers; then 20 rounds that keep (b, b) numbers each",
+    "skew_kl": "a logarithm for every class beside the exponential",
+}
 
 
-def chosen() -> dict[str, strategies.Loss]:
-    """One entry per function, and those whose target is a distribution over the classes."""
-    entries: dict[str, strategies.Loss] = {}
-    for name, loss in strategies.LOSSES.items():
-        if name.endswith("/soft") or name.split("/")[0] not in {taken.split("/")[0] for taken in entries}:
-            entries[name] = loss
-    return entries
+def measured() -> dict[str, Loss]:
+    """One way of calling each function, and those whose target is a distribution over the classes."""
+    ways: dict[str, Loss] = {}
+    for name, loss in LOSSES.items():
+        if name.endswith("/soft") or function(name) not in map(function, ways):
+            ways[name] = loss
+    return ways
+
+
+def function(name: str) -> str:
+    return name.split("/")[0]
 
 
 def plain(s: Tensor, t: Tensor, y: Tensor) -> Tensor:
@@ -53,21 +78,26 @@ def plain(s: Tensor, t: Tensor, y: Tensor) -> Tensor:
     return F.kl_div(F.log_softmax(s, -1), F.log_softmax(t, -1), reduction="none", log_target=True).sum(-1)
 
 
-def given(loss: strategies.Loss, rows: int, columns: int) -> tuple[Tensor, Tensor, Tensor]:
+KL = Loss("logits", plain)
+
+
+def example(loss: Loss, rows: int, columns: int) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     shape = (rows, *MAPS[columns]) if loss.kind == "maps" else (rows, columns)
     s, t = (torch.randn(shape, generator=generator) for _ in range(2))
     return s.requires_grad_(), t, torch.randint(columns, (rows,), generator=generator)
 
 
-def learn(call: Callable[..., Tensor], s: Tensor, t: Tensor, y: Tensor) -> None:
-    torch.autograd.grad(call(s, t, y).sum(), s)
+def learn(call: Callable[..., Tensor], batch: tuple[Tensor, ...]) -> None:
+    torch.autograd.grad(call(*batch).sum(), batch[0])
 
 
-def peak(call: Callable[..., Tensor], *batch: Tensor) -> int:
+@cache
+def peak(loss: Loss, rows: int, columns: int) -> int:
     """Bytes."""
+    batch = example(loss, rows, columns)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        learn(call, *batch)
+        learn(loss.call, batch)
     held = most = 0
     for event in sorted(recorded.profiler.kineto_results.events(), key=lambda event: event.start_ns()):
         if event.name() == "[memory]":
@@ -76,77 +106,67 @@ def peak(call: Callable[..., Tensor], *batch: Tensor) -> int:
     return most
 
 
-def fitting(name: str, loss: strategies.Loss, columns: int) -> int:
-    """How many rows of the large shape to take."""
-    if name in ROWS:
-        return ROWS[name]
-    few, rows = given(loss, 64, columns), LARGE[0]
-    each = (peak(loss.call, *few) + sum(part.nbytes for part in few)) / 64
+def fitting(name: str, loss: Loss, rows: int, columns: int) -> int:
+    """The rows to take."""
+    if rows * columns < 10**7:
+        return rows
+    each = peak(loss, 64, columns) / 64 + 8 * columns
     while each * rows > MOST:
         rows //= 2
-    return rows
+    return ROWS.get(name, rows)
 
 
-def timed(call: Callable[..., Tensor], *batch: Tensor) -> float:
+def timed(loss: Loss, batch: tuple[Tensor, ...]) -> float:
     """Milliseconds of the processor."""
     start = time.process_time()
-    learn(call, *batch)
+    learn(loss.call, batch)
     return 1000 * (time.process_time() - start)
 
 
-def measure(loss: strategies.Loss, rows: int, columns: int, repetitions: int) -> dict[str, object]:
-    batch = given(loss, rows, columns)
-    flat = [part.detach().flatten(1) for part in batch[:2]]
-    sides = {"loss": (loss.call, *batch), "kl": (plain, flat[0].requires_grad_(), flat[1], batch[2])}
-    bytes_ = {side: peak(*of) for side, of in sides.items()}
-    calls = max(1, min(20, int(500 / timed(*sides["loss"])))) if rows * columns < 10**7 else 1
-    times: dict[str, list[float]] = {side: [] for side in sides}
+def measure(loss: Loss, rows: int, columns: int) -> dict[str, object]:
+    memory = {"loss": peak(loss, rows, columns), "kl": peak(KL, rows, columns)}
+    batches = {"loss": (loss, example(loss, rows, columns)), "kl": (KL, example(KL, rows, columns))}
+    few = rows * columns > 10**7
+    repetitions, calls = (2, 1) if few else (7, max(1, min(20, int(500 / timed(*batches["loss"])))))
+    times: dict[str, list[float]] = {"loss": [], "kl": []}
     for _ in range(repetitions):
-        turns = [{side: timed(*of) for side, of in sides.items()} for _ in range(calls)]
+        turns = [{side: timed(*of) for side, of in batches.items()} for _ in range(calls)]
         for side, medians in times.items():
             medians.append(statistics.median(turn[side] for turn in turns))
     each = ratio(times, "loss", "kl")
     return {
         "shape": [rows, columns],
-        "calls": [repetitions, calls],
-        "ms": statistics.median(times["loss"]),
-        "kl_ms": statistics.median(times["kl"]),
         "time": statistics.median(each),
+        "memory": memory["loss"] / memory["kl"],
         "time_each": each,
-        "mib": bytes_["loss"] / 2**20,
-        "kl_mib": bytes_["kl"] / 2**20,
-        "memory": bytes_["loss"] / bytes_["kl"],
+        "ms": {side: statistics.median(medians) for side, medians in times.items()},
+        "mib": {side: most / 2**20 for side, most in memory.items()},
+        "repetitions": repetitions,
+        "calls": calls,
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", help="these losses only")
-    parser.add_argument("--small", action="store_true", help="the small shape only")
-    parser.add_argument("--large", action="store_true", help="the large shape only")
+    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
     parser.add_argument("--out", type=Path, help="write the numbers here")
     args = parser.parse_args()
     torch.set_num_threads(1)
 
     start, found = time.perf_counter(), []
-    for name, loss in chosen().items():
-        if args.only and name not in args.only:
-            continue
-        runs = [(SMALL, 7)] if not args.large else []
-        if not args.small or args.large:
-            runs.append(((fitting(name, loss, LARGE[1]), LARGE[1]), 2))
-        for shape, repetitions in runs:
-            row = {"loss": name, **measure(loss, *shape, repetitions)}
-            row["reason"] = REASONS.get(name) if max(row["time"], row["memory"]) > LIMIT else None
+    for name, loss in measured().items():
+        for shape in args.shapes if name in (args.only or LOSSES) else ():
+            rows, columns = SHAPES[shape]
+            row = {"loss": name, **measure(loss, fitting(name, loss, rows, columns), columns), "reason": None}
+            if max(row["time"], row["memory"]) > LIMIT:
+                row["reason"] = REASONS.get(function(name), "")
             found.append(row)
-            missing = max(row["time"], row["memory"]) > LIMIT and not row["reason"]
-            print(
-                f"{name:24} {tuple(row['shape'])!s:14} time {row['time']:6.2f} memory {row['memory']:6.2f}  "
-                f"{'NO REASON' if missing else row['reason'] or ''}",
-                flush=True,
-            )
+            print(f"{name:24} {row['shape']!s:14} time {row['time']:7.2f}  memory {row['memory']:6.2f}", flush=True)
+            if row["reason"] == "":
+                print("    WITHOUT A REASON")
     result = {
-        "what": "forward and backward of each loss over plain KL, float32, gradient of the student only",
+        "what": "forward and backward of each loss over plain KL: float32, gradient of the student alone",
         "commit": commit(),
         "torch": torch.__version__,
         "machine": f"{os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -28,18 +29,20 @@ from limbeck.step import Step
 EIGHTS = {"data": "digits, 8 or not, 30 eights", "student": "MLP 64-8-2", "adam": 0.01, "batch_size": 256}
 
 
-def eights(seed: int) -> tuple[Data, Data]:
+def eights(seed: int, count: int) -> tuple[Data, Data]:
     train, test = digits()
     yes = (train.y == 8).nonzero()[:, 0]
-    known = yes[torch.randperm(len(yes), generator=torch.Generator().manual_seed(seed))[:30]]
+    known = yes[torch.randperm(len(yes), generator=torch.Generator().manual_seed(seed))[:count]]
     ids = torch.cat([(train.y != 8).nonzero()[:, 0], known])
     return tuple(Data(x, (y == 8).long(), classes=2) for x, y in ((train.x[ids], train.y[ids]), (test.x, test.y)))
 
 
 @cache
-def finds_eights(method: str, seed: int, *, epochs: int = 40, zero: bool = False) -> tuple[float, float]:
-    """F1 and balanced accuracy on the test set; zero: start the last layer at zero."""
-    data, test = eights(seed)
+def finds_eights(
+    method: str, seed: int, *, epochs: int = 40, count: int = 30, zero: bool = False
+) -> tuple[float, float]:
+    """F1 and balanced accuracy on the test set. count: of eights. zero: start the last layer at zero."""
+    data, test = eights(seed, count)
     student = layers(64, 8, 2, seed=seed)
     if zero:
         for p in student[-1].parameters():
@@ -91,6 +94,8 @@ def dice(seed: int) -> Arms:
         "baseline, 40 epochs": finds_eights("supervised", seed)[0],
         "alpha 1": finds_eights("Dice(1.0)", seed, epochs=160)[0],
         "dice_binary": finds_eights("dice_binary", seed, epochs=160)[0],
+        "method, all 126 eights": finds_eights("dice", seed, epochs=160, count=126)[0],
+        "baseline, all 126 eights": finds_eights("supervised", seed, epochs=160, count=126)[0],
     }
 
 
@@ -130,7 +135,8 @@ class Regression(Objective):
 
 @cache
 def reads_numbers(method: str, seed: int, noise: float) -> float:
-    """Mean squared error of the student's number on the test set, against the true one."""
+    """Logarithm of the mean squared error of the student's number on the test set, against the true one: the claim is
+    of a ratio, and with noise of infinite variance one seed's error would drown the others'."""
     train, test = digits()
     torch.manual_seed(seed)
     told = train.y + noise * torch.distributions.StudentT(2.0).sample(train.y.shape)
@@ -148,7 +154,7 @@ def reads_numbers(method: str, seed: int, noise: float) -> float:
     logits = run.predict(run.students[0], test)
     centres = mid_points(LOW, HIGH, BINS) if method == "hl_gauss" else torch.linspace(LOW, HIGH, BINS)
     value = expected(logits, centres) if bins else logits[:, 0]
-    return float((value - test.y).square().mean())
+    return float((value - test.y).square().mean().log())
 
 
 def number(method: str, seed: int) -> Arms:
@@ -163,9 +169,10 @@ for name in ("hl_gauss", "two_hot"):
     check(
         name,
         baseline="squared error",
-        claim="a noisy number is learnt better as a class than by squared error",
-        figure="squared error on clean numbers, noise 1",
+        claim="a noisy number is learnt better as a class than by squared error, with 0.8 of its error at most",
+        figure="log of the squared error on clean numbers, noise 1",
         better=-1,
+        margin=-math.log(0.8),
         settings={"data": "digits, value + noise * Student-t(2)", "student": "MLP 64-128-128", "epochs": 80},
     )(lambda seed, name=name: number(name, seed))
 

@@ -13,8 +13,9 @@ from limbeck.losses.inputs import comparable, wide
 def centred(
     x: Float[Tensor, "*b c"],
 ) -> tuple[Float[Tensor, "*b c"], Float[Tensor, "*b 1"], Bool[Tensor, "*b 1"]]:
-    """Rows minus their mean, the lengths of these, and which rows are constant but for rounding: they have no
-    direction, and a division by their length would be a division by noise."""
+    """In float32 at least: rows minus their mean, the lengths of these, and which rows are constant but for rounding:
+    they have no direction, and a division by their length, here 1, would be a division by noise."""
+    x = wide(x)
     rest = x - x.mean(-1, keepdim=True)
     squares = rest.square().sum(-1, keepdim=True)
     noise = 4 * x.shape[-1] ** 0.5 * torch.finfo(x.dtype).eps * x.detach().abs().amax(-1, keepdim=True)
@@ -35,7 +36,7 @@ def pearson(a: Float[Tensor, "*b c"], b: Float[Tensor, "*b c"], *, eps: float = 
 def standardise(logits: Float[Tensor, "*b c"], *, eps: float = 1e-7) -> Float[Tensor, "*b c"]:
     """Logits minus their mean, divided by their standard deviation + eps (Sun et al. 2024; as in the authors' KD.py,
     normalize, the deviation is that with c - 1). All 0, without gradient, where all logits are equal."""
-    rest, length, flat = centred(wide(logits))
+    rest, length, flat = centred(logits)
     scores: Tensor = rest / (length / (logits.shape[-1] - 1) ** 0.5 + eps).masked_fill(flat, torch.inf)
     return scores
 
