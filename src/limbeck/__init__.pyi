@@ -2,11 +2,7 @@
 
 import collections.abc
 
-<<<<<<< HEAD
-from . import export as export
-=======
-from . import losses as losses
->>>>>>> w3
+from . import export as export, losses as losses
 from .data import UNLABELLED as UNLABELLED, Batch as Batch, Data as Data, few_labels as few_labels
 from .objective import Objective as Objective, Stages as Stages, Term as Term, Weighted as Weighted
 from .optim import SGD as SGD, AdamW as AdamW
