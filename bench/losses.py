@@ -41,7 +41,7 @@ ROWS = {"rkd_angle": 64, "rkd_distance": 512, "sinkhorn_distance": 256}
 REASONS = {
     "aldr": "normalises each row three times: for lambda, the scores and the loss",
     "anyloss": "two steep sigmoids, for yes and for no, and four sums of products",
-    "dice": "(1 - p)^alpha for every class, exact for sure rows: a logarithm, an exponential and a second normalisation",
+    "dice": "(1 - p)^alpha of every class, exact for sure rows: a second normalisation, a logarithm, an exponential",
     "dist": "means, lengths and products of all rows and all columns",
     "dkd": "two divergences: each row is normalised with the label and without it",
     "jsd": "a logarithm for every class, and a gradient through both divergences",

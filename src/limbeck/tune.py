@@ -173,8 +173,8 @@ class Reporter:
 def space(method: Method, material: Material, teachers: Sequence[nn.Module]) -> Space:
     """A range for each setting: around its default, or its example where there is none.
 
-    Temperatures: 1 to 16 or twice the default. Other numbers: a quarter to four times the default; below 1, at most 1. Layers: the
-    common blocks of student and teacher, one, or the last few. What is none of these stays as it is.
+    Temperatures: 1 to 16 or twice the default. Other numbers: a quarter to four times the default; below 1, at most 1.
+    Layers: the common blocks of student and teacher, one, or the last few. What is none of these stays as it is.
     """
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
