@@ -181,7 +181,7 @@ def findings(found: Sequence[Finding]) -> None:
     for column in ("", "", "figure", "what it means, what to do"):
         table.add_column(column)
     for each in found:
-        do = f" [bold]{escape(each.do)}[/bold]" if each.do else ""
+        do = f"\n[bold]{escape(each.do)}[/bold]" if each.do else ""
         level = f"[{COLOURS[each.level]}]{each.level}[/]"
         table.add_row(level, escape(each.check), escape(each.figure), escape(each.means) + do)
     Console().print(table)
