@@ -41,7 +41,11 @@ ROWS = {"rkd_angle": 64, "rkd_distance": 512, "sinkhorn_distance": 256}
 REASONS = {
     "aldr": "normalises each row three times: for lambda, the scores and the loss",
     "anyloss": "two steep sigmoids, for yes and for no, and four sums of products",
+<<<<<<< HEAD
     "dice": "(1 - p)^alpha of every class, exact for sure rows: a second normalisation, a logarithm, an exponential",
+=======
+    "dice": "(1 - p)^alpha of every class, exact for sure rows: a logarithm, an exponential, a second normalisation",
+>>>>>>> w3
     "dist": "means, lengths and products of all rows and all columns",
     "dkd": "two divergences: each row is normalised with the label and without it",
     "jsd": "a logarithm for every class, and a gradient through both divergences",
@@ -121,7 +125,8 @@ def timed(loss: Loss, batch: tuple[Tensor, ...]) -> float:
 
 def measure(loss: Loss, rows: int, columns: int) -> dict[str, object]:
     memory = {"loss": peak(loss, rows, columns), "kl": peak(KL, rows, columns)}
-    batches = {"loss": (loss, example(loss, rows, columns)), "kl": (KL, example(KL, rows, columns))}
+    s, t, y = example(loss, rows, columns)
+    batches = {"loss": (loss, (s, t, y)), "kl": (KL, (s.detach().flatten(1).requires_grad_(), t.flatten(1), y))}
     few = rows * columns > 10**7
     repetitions, calls = (2, 1) if few else (7, max(1, min(20, int(500 / timed(*batches["loss"])))))
     times: dict[str, list[float]] = {"loss": [], "kl": []}

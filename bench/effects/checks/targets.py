@@ -1,4 +1,4 @@
-"""Methods of the family targets."""
+"""Methods that change what the teacher says, or which part of the student hears it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from bench.effects.toys import (
     percent,
     told,
 )
-from limbeck import CE, KL, UNLABELLED, AdamW, Data, Run
+from limbeck import CE, KL, UNLABELLED, AdamW, Data, Run, registry
 from limbeck.answers import Answers
 from limbeck.attacks import fgsm, margin, margin_step
 from limbeck.blocks.hard import HARD
@@ -241,7 +241,7 @@ def placed(x: Tensor, right: Tensor, down: Tensor) -> Tensor:
 
 @check(
     "hard",
-    baseline="kd",
+    baseline="kd, alpha 1",
     claim="a student that saw centred images only learns from its teacher to stand shifts, where plain distillation "
     "does not",
     figure="accuracy on images shifted by up to 4 of 16 pixels",
@@ -264,7 +264,7 @@ def hard(seed: int) -> Arms:
     moved = Data(torch.cat(many), train.y.repeat(10), classes=10)
     teacher = fit(net("cnn", seed + 1_000_000, size=16), CE(), moved, epochs=3, seed=seed + 1_000_000)
     arms = {"teacher": percent(teacher, shifted)}
-    example = {"tau": 4.0, "disagree": 0.1, "steady": 0.01, "every": 4}
+    example = registry.find("hard").example
     for arm, method, data, epochs in (
         ("method", HARD(**example, moves=("right", "down")), centred, 60),
         ("baseline", KL(4.0), centred, 60),

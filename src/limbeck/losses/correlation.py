@@ -16,10 +16,10 @@ def centred(
     """In float32 at least: rows minus their mean, the lengths of these, and which rows are constant but for rounding:
     they have no direction, and a division by their length, here 1, would be a division by noise."""
     x = wide(x)
-    rest = x - x.mean(-1, keepdim=True)
+    mean = x.mean(-1, keepdim=True)
+    rest = x - mean
     squares = rest.square().sum(-1, keepdim=True)
-    noise = 4 * x.shape[-1] ** 0.5 * torch.finfo(x.dtype).eps * x.detach().abs().amax(-1, keepdim=True)
-    flat = squares.sqrt() <= noise
+    flat = squares.sqrt() <= 4 * x.shape[-1] ** 0.5 * torch.finfo(x.dtype).eps * mean.abs()
     return rest, squares.masked_fill(flat, 1.0).sqrt(), flat
 
 
