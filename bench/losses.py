@@ -20,13 +20,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from tests import strategies
+from tests.strategies import LOSSES, Loss
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 import limbeck.losses
 from bench.step import commit, ratio, rounded
-from tests import strategies
-from tests.strategies import LOSSES, Loss
 
 strategies.losses = limbeck.losses  # the tests' own copy checks shapes at every call
 
@@ -41,11 +41,7 @@ ROWS = {"rkd_angle": 64, "rkd_distance": 512, "sinkhorn_distance": 256}
 REASONS = {
     "aldr": "normalises each row three times: for lambda, the scores and the loss",
     "anyloss": "two steep sigmoids, for yes and for no, and four sums of products",
-<<<<<<< HEAD
-    "dice": "(1 - p)^alpha of every class, exact for sure rows: a second normalisation, a logarithm, an exponential",
-=======
     "dice": "(1 - p)^alpha of every class, exact for sure rows: a logarithm, an exponential, a second normalisation",
->>>>>>> w3
     "dist": "means, lengths and products of all rows and all columns",
     "dkd": "two divergences: each row is normalised with the label and without it",
     "jsd": "a logarithm for every class, and a gradient through both divergences",
