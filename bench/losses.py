@@ -20,13 +20,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from tests import strategies
-from tests.strategies import LOSSES, Loss
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 import limbeck.losses
 from bench.step import commit, ratio, rounded
+from tests import strategies
+from tests.strategies import LOSSES, Loss
 
 strategies.losses = limbeck.losses  # the tests' own copy checks shapes at every call
 
