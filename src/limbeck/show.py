@@ -243,7 +243,7 @@ def tuned(found: Mapping[str, Any], folder: Path, most: int = 10) -> None:
         highlight=False,
     )
     console.print(escape(found["next"]), highlight=False, soft_wrap=True)
-    console.print(f"study: {folder / 'study.log'}", highlight=False)
+    console.print(f"study: {folder / 'study.db'}", highlight=False)
 
 
 def percent(figures: Sequence[float | None] | None, *, sign: str = "", bounds: bool = True) -> str:

@@ -81,9 +81,8 @@ def tune(tuning: Tuning, folder: Path, watch: Watch | None = None) -> dict[str, 
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / "tune.yaml", described(tuning))
     teachers = train_teachers(material, folder, resume=True, watch=watch)
-    backend = optuna.storages.journal.JournalFileBackend(str(folder / "study.log"))
     study = optuna.create_study(
-        storage=optuna.storages.JournalStorage(backend),
+        storage=f"sqlite:///{folder / 'study.db'}",  # its locks fall with a killed process; a journal's stay
         study_name="limbeck",
         direction="maximize",
         load_if_exists=True,
@@ -257,7 +256,7 @@ def summary(tuning: Tuning, study: optuna.Study, folder: Path) -> dict[str, Any]
     ]
     complete = [each for each in trials if each["state"] == "complete"]
     if not complete:
-        raise SettingError(f"no trial of {len(trials)} came to its end: {folder / 'study.log'} tells why")
+        raise SettingError(f"no trial of {len(trials)} came to its end: {folder / 'study.db'} tells why")
     best = max(complete, key=lambda each: each["accuracy"])
     first = by_effect(tuning.methods)[0]
     return {
