@@ -42,6 +42,7 @@ REASONS = {
     "aldr": "normalises each row three times: for lambda, the scores and the loss",
     "anyloss": "two steep sigmoids, for yes and for no, and four sums of products",
     "dice": "(1 - p)^alpha of every class, exact for sure rows: a logarithm, an exponential, a second normalisation",
+    "dice_set": "one logistic function and two exponentials for every class, and a target matrix to make",
     "dist": "means, lengths and products of all rows and all columns",
     "dkd": "two divergences: each row is normalised with the label and without it",
     "jsd": "a logarithm for every class, and a gradient through both divergences",
@@ -143,6 +144,19 @@ def measure(loss: Loss, rows: int, columns: int) -> dict[str, object]:
     }
 
 
+def written(out: Path, head: dict[str, object], rows: list[dict[str, object]], seconds: float) -> None:
+    """The rows join those that the file has of the same code and machine."""
+    before = json.loads(out.read_text()) if out.exists() else {}
+    if any(before.get(name) != value for name, value in head.items()):
+        before = {}
+    kept = {(row["loss"], *row["shape"]): row for row in [*before.get("rows", []), *rows]}
+    result = head | {"seconds": before.get("seconds", 0) + seconds, "rows": [kept[key] for key in sorted(kept)]}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_suffix(".part")
+    partial.write_text(json.dumps(rounded(result), indent=1) + "\n")
+    os.replace(partial, out)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", help="these losses only")
@@ -151,30 +165,25 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
 
-    start, found = time.perf_counter(), []
-    for name, loss in measured().items():
-        for shape in args.shapes if name in (args.only or LOSSES) else ():
-            rows, columns = SHAPES[shape]
-            row = {"loss": name, **measure(loss, fitting(name, loss, rows, columns), columns), "reason": None}
-            if max(row["time"], row["memory"]) > LIMIT:
-                row["reason"] = REASONS.get(function(name), "")
-            found.append(row)
-            print(f"{name:24} {row['shape']!s:14} time {row['time']:7.2f}  memory {row['memory']:6.2f}", flush=True)
-            if row["reason"] == "":
-                print("    WITHOUT A REASON")
-    result = {
+    head = {
         "what": "forward and backward of each loss over plain KL: float32, gradient of the student alone",
         "commit": commit(),
         "torch": torch.__version__,
         "machine": f"{os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
         "threads": torch.get_num_threads(),
-        "load": os.getloadavg()[0],
-        "seconds": time.perf_counter() - start,
-        "rows": found,
     }
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(rounded(result), indent=1) + "\n")
+    for name, loss in measured().items():
+        for shape in args.shapes if name in (args.only or LOSSES) else ():
+            start, (rows, columns) = time.perf_counter(), SHAPES[shape]
+            row = {"loss": name, **measure(loss, fitting(name, loss, rows, columns), columns)}
+            row |= {"load": os.getloadavg()[0], "reason": None}
+            if max(row["time"], row["memory"]) > LIMIT:
+                row["reason"] = REASONS.get(function(name), "")
+            print(f"{name:24} {row['shape']!s:14} time {row['time']:7.2f}  memory {row['memory']:6.2f}", flush=True)
+            if row["reason"] == "":
+                print("    WITHOUT A REASON")
+            if args.out:
+                written(args.out, head, [row], time.perf_counter() - start)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,12 @@ def mix(truth: Tensor, other: Tensor, alpha: float) -> Tensor:
     return (1 - alpha) * truth + alpha * other
 
 
+def pooled(logits: Tensor, mean: Literal["arithmetic", "geometric"]) -> Tensor:
+    """The mean of several models' probabilities as logits, up to a constant: (models, b, classes) -> (b, classes).
+    The geometric mean is that of the logits."""
+    return logits.mean(0) if mean == "geometric" else logits.log_softmax(-1).logsumexp(0)
+
+
 def pseudo_label(logits: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     """The most probable class (b,), and whether its probability reaches the threshold: (b,) of 0.0 and 1.0."""
     confidence, label = logits.detach().softmax(-1).max(-1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from limbeck.errors import SettingError
 from limbeck.signals import Net, Output, as_net
+from limbeck.targets import pooled
 
 
 @runtime_checkable
@@ -73,7 +74,7 @@ class Committee(nn.Module):
     A method that softens each member before the mean takes the members instead: `Run(teacher=[a, b])`.
     """
 
-    def __init__(self, *members: nn.Module, mean: str = "arithmetic") -> None:
+    def __init__(self, *members: nn.Module, mean: Literal["arithmetic", "geometric"] = "arithmetic") -> None:
         super().__init__()
         if not members or mean not in ("arithmetic", "geometric"):
             raise SettingError(f"Committee(*models, mean='arithmetic' or 'geometric'); got {len(members)}, {mean!r}")
@@ -87,9 +88,7 @@ class Committee(nn.Module):
 
     def forward(self, x: Any, view: str = "x", index: Tensor | None = None) -> Output:
         logits = torch.stack([member(x).logits for member in self.members])
-        if self.mean == "geometric":
-            return Output({".logits": logits.mean(0)})
-        return Output({".logits": logits.log_softmax(-1).logsumexp(0)})  # a constant of log k is no matter
+        return Output({".logits": pooled(logits, self.mean)})
 
 
 class EMA(Still):

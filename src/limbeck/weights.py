@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from limbeck.data.named import UNLABELLED
+from limbeck.losses.inputs import probabilities
+from limbeck.losses.logit import cross_entropy
 
 if TYPE_CHECKING:
     from limbeck.step import Step
@@ -19,7 +21,7 @@ class TeacherConfidence:
     """The teacher's largest probability, in (0, 1]."""
 
     def __call__(self, step: Step) -> Tensor:
-        return step.teacher("x").logits.softmax(-1).amax(-1)
+        return probabilities(step.teacher("x").logits).amax(-1)
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class TeacherEntropy:
     """The teacher's entropy as a share of the largest possible one, in [0, 1]: hard examples count more."""
 
     def __call__(self, step: Step) -> Tensor:
-        log_p = step.teacher("x").logits.log_softmax(-1)
-        return -(log_p.exp() * log_p).sum(-1) / math.log(log_p.shape[-1])
+        logits = step.teacher("x").logits
+        return cross_entropy(logits, probabilities(logits)) / math.log(logits.shape[-1])
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,15 @@
 
 import importlib
 import inspect
+import json
 import pkgutil
 import re
+from pathlib import Path
 
 import jaxtyping
 import pytest
 import torch
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
 import limbeck.losses
@@ -16,6 +18,8 @@ from limbeck.data import UNLABELLED
 from limbeck.errors import ShapeError
 from limbeck.losses import Chunked
 from tests.strategies import LOSSES, OTHERS, Loss, batches, few, losses, normal
+
+fewer = settings(few, max_examples=10)  # of each of the many losses
 
 
 def those(**flags: object) -> pytest.MarkDecorator:
@@ -50,6 +54,13 @@ def test_whatever_gives_one_number_per_row_is_public() -> None:
                 found.add(name)
     assert found > {"kl", "mse", "dist"}
     assert found <= set(limbeck.losses.__all__)
+
+
+def test_every_loss_is_measured_and_says_why_it_is_slow() -> None:
+    """A new loss: python -m bench.losses --only its_name --out bench/results/losses.json"""
+    rows = json.loads((Path(__file__).parents[2] / "bench/results/losses.json").read_text())["rows"]
+    assert {row["loss"].split("/")[0] for row in rows} == {name.split("/")[0] for name in LOSSES}
+    assert [row["loss"] for row in rows if max(row["time"], row["memory"]) > 3 and not row["reason"]] == []
 
 
 def test_shapes_are_checked_in_these_tests_only() -> None:
@@ -101,7 +112,7 @@ def test_single_precision_is_near_double(c: int, loss: Loss) -> None:
 
 @those()
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@few
+@fewer
 @given(st.data())
 def test_half_precision_is_computed_in_single(dtype: torch.dtype, loss: Loss, data: st.DataObject) -> None:
     student, teacher, y = data.draw(batches(loss.kind))
@@ -139,7 +150,7 @@ def test_rows_without_a_label_are_zero_and_change_nothing(loss: Loss, data: st.D
 
 @those(labels=True)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@few
+@fewer
 @given(st.data())
 def test_without_any_label_all_is_zero(dtype: torch.dtype, loss: Loss, data: st.DataObject) -> None:
     student, teacher, y = data.draw(batches(loss.kind))
@@ -171,7 +182,7 @@ def test_something_to_learn_from_another_teacher(loss: Loss) -> None:
 
 
 @those(signed=False)
-@few
+@fewer
 @given(st.data())
 def test_never_negative(loss: Loss, data: st.DataObject) -> None:
     student, teacher, y = data.draw(batches(loss.kind))
@@ -179,7 +190,7 @@ def test_never_negative(loss: Loss, data: st.DataObject) -> None:
 
 
 @those()
-@few
+@fewer
 @given(st.data())
 def test_rows_may_come_in_any_order(loss: Loss, data: st.DataObject) -> None:
     student, teacher, y = data.draw(batches(loss.kind))
@@ -190,7 +201,7 @@ def test_rows_may_come_in_any_order(loss: Loss, data: st.DataObject) -> None:
 
 
 @those(kind="logits")
-@few
+@fewer
 @given(st.data(), st.floats(-100, 100))
 def test_a_constant_in_the_logits_is_no_matter(loss: Loss, data: st.DataObject, constant: float) -> None:
     student, teacher, y = data.draw(batches(loss.kind))
@@ -203,7 +214,7 @@ def one_by_one(loss: Loss, student: Tensor, teacher: Tensor, y: Tensor) -> Tenso
 
 
 @those(couples=False)
-@few
+@fewer
 @given(st.data())
 def test_rows_do_not_see_each_other(loss: Loss, data: st.DataObject) -> None:
     batch = data.draw(batches(loss.kind))
@@ -222,7 +233,7 @@ def test_gradient_is_the_finite_difference(loss: Loss) -> None:
 
 
 @those(couples=False)
-@few
+@fewer
 @given(st.data())
 def test_chunked_gives_the_same_numbers(loss: Loss, data: st.DataObject) -> None:
     student, teacher, y = data.draw(batches(loss.kind))

@@ -59,6 +59,13 @@ def test_moving_turning_and_scaling_are_no_matter() -> None:
         torch.testing.assert_close(loss(moved, t), loss(s, t))
 
 
+def test_far_from_the_origin_in_single_precision() -> None:
+    s, t = normal(6, 20), normal(6, 30, seed=1)
+    for loss in (losses.rkd_distance, losses.rkd_angle):
+        far = loss(s.float() + 1000, t.float() + 1000)
+        torch.testing.assert_close(far.double(), loss(s, t), rtol=0.01, atol=0)
+
+
 def test_the_teacher_gets_no_gradient() -> None:
     s, t = normal(4, 2).requires_grad_(), normal(4, 3, seed=1).requires_grad_()
     for loss in (losses.rkd_distance, losses.rkd_angle):

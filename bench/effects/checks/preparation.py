@@ -22,6 +22,7 @@ from limbeck.losses.divergence import centroids, class_mass, cmi
 )
 def mcmi(seed: int) -> Arms:
     pool, data, test = clothes(torch.arange(POOL)), clothes(draw(500, seed)), held_out()
+    assert test.y is not None
     arms = {}
     for arm, method in (("method", "mcmi(weight=0.4)"), ("baseline", "supervised")):
         trained = copy.deepcopy(of_pool().students[0]).requires_grad_()

@@ -8,9 +8,11 @@ from typing import Any, Literal
 import torch
 
 from limbeck.errors import SettingError
+from limbeck.losses.inputs import wide
 from limbeck.losses.logit import cross_entropy, kl
 from limbeck.objective import Objective, Term, Terms
 from limbeck.step import Step
+from limbeck.targets import pooled
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,6 @@ class CommitteeKL(Objective):
             raise SettingError(
                 f"a committee has two teachers or more; the run has {len(step.teachers)}: Run(teacher=[a, b])"
             )
-        soft = torch.stack([teacher("x").logits / self.tau for teacher in step.teachers])
-        # kl softens by tau itself; a constant in the logits is no matter
-        target = soft.mean(0) if self.mean == "geometric" else soft.log_softmax(-1).logsumexp(0)
-        return {"kl": kl(step.student("x").logits, target * self.tau, tau=self.tau)}
+        soft = torch.stack([wide(teacher("x").logits) / self.tau for teacher in step.teachers])
+        target = pooled(soft, self.mean) * self.tau  # kl softens by tau itself
+        return {"kl": kl(step.student("x").logits, target, tau=self.tau)}

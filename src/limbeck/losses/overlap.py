@@ -86,9 +86,11 @@ def dice_set(
     positive(smooth)
     mask = everyone(logits) if mask is None else mask
     z, y = wide(logits).reshape(len(mask), -1), target.reshape(len(mask), -1)
-    counted = mask[:, None].expand_as(y)
+    counted = mask[:, None]
     if ohem > 0:
-        counted = counted & ((y > 0.5) | hardest(z.detach(), (y <= 0.5) & counted, ohem * ((y > 0.5) & counted).sum(0)))
+        yes, no = (y > 0.5) & counted, (y <= 0.5) & counted
+        counted = yes | hardest(z.detach(), no, ohem * yes.sum(0))
+    counted = counted.to(z)
     y = y.to(z) * counted
     log_p = F.logsigmoid(z)
     q = (alpha * (log_p - z) + log_p).exp() * counted  # log p - z: of the complement

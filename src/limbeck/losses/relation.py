@@ -13,6 +13,7 @@ from limbeck.losses.inputs import wide
 def distances(x: Float[Tensor, "b d"]) -> Float[Tensor, "b b"]:
     """Euclidean distances, 0 on the diagonal, with a gradient that is finite there."""
     x = wide(x)
+    x = x - x.detach().mean(0)  # far from the origin the squares would round the distances away
     squares = x.square().sum(1)
     return (squares[:, None] + squares[None] - 2 * x @ x.T).clamp(min=1e-12).sqrt() * ~torch.eye(
         len(x), dtype=torch.bool, device=x.device
