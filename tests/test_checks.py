@@ -235,7 +235,10 @@ def test_layers_of_a_committee() -> None:
 
 def test_models_that_are_none() -> None:
     refused(SettingError, "a model is an nn.Module; got a function", run=run(student=lambda x: x))
-    refused(SettingError, "a teacher is an nn.Module, or has read()", "got a str", run=run(teacher=["resnet"]))
+    refused(
+        SettingError, "a teacher is an nn.Module, the folder of one, or has read()", "got a int", run=run(teacher=[3])
+    )
+    refused(SettingError, "resnet holds no transformers model", "save_pretrained", run=run(teacher=["resnet"]))
 
 
 def test_student_without_anything_to_train() -> None:

@@ -24,6 +24,7 @@ NEEDS = {
     "labels": "labels",
     "unlabelled": "unlabelled examples",
     "strong": "a strongly augmented view",
+    "tokens": "sequences of tokens",
 }
 
 #: What a method learns from: found by experiment, see docs/facts.py.

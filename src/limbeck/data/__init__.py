@@ -200,6 +200,11 @@ class Data:
         return self.num_examples
 
     @property
+    def of_tokens(self) -> bool:
+        """Has each token a label, not each example?"""
+        return self.y is not None and self.y.dim() > 1
+
+    @property
     def num_rows(self) -> int:
         """Examples, or places of tokens: one more than the largest id of a row."""
         return self.num_examples if self.y is None else self.y.numel()
@@ -230,7 +235,7 @@ class Data:
             masks = {name: mask[index] for name, mask in self.masks.items()}
             if self.y is not None:
                 y = self.y[index]
-            vocabulary = self.num_classes if y is not None and y.dim() > 1 else None
+            vocabulary = self.num_classes if self.of_tokens else None
             yield Batch(inputs, y, index, views=self.views, masks=masks, seed=seed, epoch=epoch, vocabulary=vocabulary)
 
     def slices(self, ids: Sequence[Tensor]) -> Iterator[tuple[Any, Tensor | None]]:

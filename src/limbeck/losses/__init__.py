@@ -13,6 +13,7 @@ from limbeck.losses.divergence import (
     jsd,
     reverse_kl,
     skew_kl,
+    skew_reverse_kl,
     taid,
     topk_kl,
     total_variation,
@@ -20,6 +21,7 @@ from limbeck.losses.divergence import (
 from limbeck.losses.feature import attention_map, attention_transfer, mse
 from limbeck.losses.joint import aggregate, joint_cross_entropy
 from limbeck.losses.label import bias_weight, correctness_aware, dco, dco_factor, feature_variance, tri_bce
+from limbeck.losses.linear import Linear, linear_cross_entropy, linear_divergence
 from limbeck.losses.logit import cross_entropy, kl
 from limbeck.losses.overlap import anyloss, dice, dice_set
 from limbeck.losses.ranking import plackett_luce, pld
@@ -31,6 +33,7 @@ from limbeck.losses.value import expected, hl_gauss, mid_points, two_hot
 
 __all__ = [
     "Chunked",
+    "Linear",
     "aggregate",
     "aldr",
     "aldr_lambda",
@@ -60,6 +63,8 @@ __all__ = [
     "jsd",
     "kl",
     "ldr",
+    "linear_cross_entropy",
+    "linear_divergence",
     "margin_shift",
     "mid_points",
     "mse",
@@ -74,6 +79,7 @@ __all__ = [
     "sinkhorn",
     "sinkhorn_distance",
     "skew_kl",
+    "skew_reverse_kl",
     "smooth_adv_comp_sum",
     "standardise",
     "symmetric_kl",
