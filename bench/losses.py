@@ -57,6 +57,7 @@ REASONS = {
     "sinkhorn_distance": "L1 distances of all pairs: b^2 c absolute differences, 65 million at (256, 1000), where KL "
     "has b c = 0.26 million numbers; then 20 rounds that keep (b, b) numbers each",
     "skew_kl": "a logarithm for every class beside the exponential",
+    "uld": "sorts each row of both models",
 }
 
 

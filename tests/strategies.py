@@ -91,6 +91,7 @@ class Loss:
 
     divergence: it is 0 where student and teacher are equal. couples: its rows see each other. labels: a row whose y is
     UNLABELLED is nothing to it. signed: it may be negative. moving: a part of it is a constant only to the gradient.
+    jumps: its gradient does so where two probabilities are near each other, as they often are among many classes.
     """
 
     kind: Kind
@@ -100,6 +101,7 @@ class Loss:
     labels: bool = False
     signed: bool = False
     moving: bool = False
+    jumps: bool = False
 
 
 def chances(t: Tensor) -> Tensor:
@@ -219,6 +221,8 @@ LOSSES = {
     "total_variation": Loss("logits", lambda s, t, y: losses.total_variation(s, t), divergence=True),
     "tri_bce": Loss("logits", lambda s, t, y: losses.tri_bce(torch.stack([s, t, s / 2]), y), couples=True, labels=True),
     "tri_bce/binary": Loss("scores", lambda s, t, y: losses.tri_bce(s[:, :2].T, yes(t[:, 0])), couples=True),
+    "uld": Loss("logits", lambda s, t, y: losses.uld(s, t), divergence=True, jumps=True),
+    "uld/fewer": Loss("logits", lambda s, t, y: losses.uld(s, t[:, 1:], tau=2.0), jumps=True),
 }
 
 #: Public, but not losses of rows: each has its tests beside those of its file.
@@ -232,12 +236,16 @@ OTHERS = {
     "attention_map",
     "bias_weight",
     "centroids",
+    "chunk_divergence",
+    "chunk_log_probabilities",
     "class_mass",
     "dco_factor",
     "eisl",
     "expected",
     "feature_variance",
     "hl_gauss",
+    "mapped",
+    "merged_chunks",
     "mid_points",
     "mixture_jeffreys",
     "mixture_kl",

@@ -1,5 +1,6 @@
 """Pure functions: tensors in, one number per example out, in float32 at least. Settings are keyword-only."""
 
+from limbeck.losses.alignment import chunk_divergence, chunk_log_probabilities, mapped, merged_chunks, uld
 from limbeck.losses.binary import binary_cross_entropy
 from limbeck.losses.chunked import Chunked
 from limbeck.losses.contrastive import contrast, nt_xent, sampled_scores
@@ -59,6 +60,8 @@ __all__ = [
     "binary_cross_entropy",
     "centroids",
     "certainty",
+    "chunk_divergence",
+    "chunk_log_probabilities",
     "class_mass",
     "cmi",
     "comp_sum",
@@ -80,8 +83,10 @@ __all__ = [
     "jsd",
     "kl",
     "ldr",
+    "mapped",
     "margin_shift",
     "masked_kl",
+    "merged_chunks",
     "mid_points",
     "mixture_jeffreys",
     "mixture_kl",
@@ -111,5 +116,6 @@ __all__ = [
     "total_variation",
     "tri_bce",
     "two_hot",
+    "uld",
     "vote",
 ]
