@@ -13,7 +13,7 @@ from limbeck.errors import DataError, LimbeckError, SettingError, ShapeError
 from limbeck.objective import Objective, as_terms
 from limbeck.schedules import Clock
 from limbeck.signals import Output
-from limbeck.step import Step, ask
+from limbeck.step import Player, Step
 
 if TYPE_CHECKING:
     from limbeck.run import Run
@@ -84,10 +84,7 @@ def probe(run: Run) -> tuple[dict[tuple[str, str], tuple[int, ...]], int | None]
         nets = [("student", net.eval()) for net in run.students] + [("teacher", net) for net in run.teachers]
         for role, net in reversed(nets):  # the first of several has the last word
             output = answer(role, net, batch)
-            for name in output.signals:
-                signal = output[name]
-                if isinstance(signal, Tensor):
-                    shapes[role, name] = tuple(signal.shape)
+            shapes |= {(role, name): shape for name, shape in output.shapes.items()}
     student = shapes.get(("student", ".logits"))
     classes = run.train_data.num_classes
     if student is not None and classes is not None and len(student) == 2 and student[1] < classes:
@@ -100,7 +97,7 @@ def probe(run: Run) -> tuple[dict[tuple[str, str], tuple[int, ...]], int | None]
 def answer(role: str, net: Any, batch: Batch) -> Output:
     """The output of a model on the batch; an input that it cannot take is described."""
     try:
-        output = ask(net, batch, "x")
+        output = Player(batch, role, net)("x")
     except (TypeError, RuntimeError, ValueError) as error:
         if isinstance(error, LimbeckError):
             raise
@@ -110,7 +107,7 @@ def answer(role: str, net: Any, batch: Batch) -> Output:
             f"the {role} ({name}) cannot take this input ({described(batch.view('x'))}): {error}. "
             f"Hand it over another way with Net(model, forward=lambda module, x: ...)"
         ) from error
-    if ".logits" in output.signals:
+    if ".logits" in output.shapes:
         finite(f"logits of the {role}", output.logits)
     return output
 

@@ -416,7 +416,7 @@ def modest(experiment: Experiment, given: dict[str, Any], small: bool = False) -
 
     if not small and (torch.cuda.is_available() or given["data"] in (None, "digits")):
         return experiment
-    budget = {"examples": 2000, "epochs": 10, "teacher_epochs": 5, "batch_size": 32}
+    budget = {"examples": 2000, "epochs": 10, "teacher_epochs": 15, "batch_size": 32}
     budget = {name: number for name, number in budget.items() if given.get(name) is None}
     if budget:
         said = " ".join(f"--{name.replace('_', '-')}={number}" for name, number in budget.items())

@@ -171,7 +171,7 @@ class Run:
 
     @property
     def num_examples(self) -> int:
-        return self.train_data.num_examples
+        return self.train_data.num_rows
 
     def shape(self, role: str, signal: str) -> tuple[int, ...]:
         """Shape of a signal of the first "student" or "teacher" for two examples: (2, ...)."""
@@ -254,7 +254,7 @@ class Run:
 
     def count(self, steps: Sequence[Step]) -> dict[str | None, Tensor | int]:
         """How many rows the whole step has, and each of its masks, over micro-batches and ranks."""
-        names = sorted({"labelled", "unlabelled"}.union(*(step.batch.masks for step in steps)))
+        names = sorted({"labelled", "sequences", "unlabelled"}.union(*(step.batch.masks for step in steps)))
         rows = sum(step.rows for step in steps)
         masks = torch.stack([sum_of(step.mask(name).count_nonzero() for step in steps) for name in names])
         if self.fabric.world_size > 1:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limbeck.errors import SettingError, ShapeError, SignalError, nearest
@@ -16,18 +18,58 @@ EMBEDDING, HIDDEN, ATTENTION = ".embedding", ".hidden", ".attention"
 Signal = Tensor | tuple[Tensor, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Head:
+    """The last layer of a language model, which makes logits from what enters it.
+
+    weight (v, width), bias (v,) or None. The logits are multiplied by `scale`; with a softcap c they then become
+    c tanh(logits / c), in (-c, c) (Gemma 2).
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.softcap is not None and self.softcap <= 0:
+            raise SettingError(f"a softcap is positive, or None for none; got {self.softcap}")
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """(..., width) -> (..., v)"""
+        return finished(F.linear(hidden, self.weight, self.bias), self.scale, self.softcap)
+
+    def cut(self, classes: int) -> Head:
+        """Of the first classes alone: the rest pads the vocabulary."""
+        bias = None if self.bias is None else self.bias[:classes]
+        return Head(self.weight[:classes], bias, self.scale, self.softcap)
+
+
+def finished(products: Tensor, scale: float, softcap: float | None) -> Tensor:
+    """Logits, of the products of a head's weight with what enters it."""
+    logits = products if scale == 1 else scale * products
+    return logits if softcap is None else softcap * (logits / softcap).tanh()
+
+
 class Output:
     """What one model said of one view of a batch.
 
     `.logits` (b, classes), `.embedding` (b, width): what enters the last linear layer, `.hidden` and `.attention`:
     tuples with a tensor per layer (Hugging Face models), `["layer.path"]`: the output of that module, if tapped.
+
+    head: makes the logits from the embedding when they are first asked for; None: the model gave them itself.
     """
 
-    def __init__(self, signals: dict[str, Signal], versions: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, signals: dict[str, Signal], versions: Mapping[str, int] | None = None, head: Head | None = None
+    ) -> None:
         self.signals = signals
         self.versions = dict(versions or {})
+        self.head = head
 
     def __getitem__(self, name: str) -> Any:
+        if name == ".logits" and name not in self.signals and self.head is not None:
+            self.signals[name] = self.head(self.embedding)
         if name not in self.signals:
             raise SignalError(
                 f"this output has no signal {name!r}; {nearest(name, self.signals)} "
@@ -62,6 +104,44 @@ class Output:
     def attention(self) -> tuple[Tensor, ...]:
         return self[ATTENTION]  # type: ignore[no-any-return]
 
+    def cut(self, classes: int) -> Output:
+        """With as many logits. Raises ShapeError if it has fewer."""
+        have = self.logits.shape[-1] if self.head is None else len(self.head.weight)
+        if have < classes:
+            raise ShapeError(f"the vocabulary has {classes} tokens and the model {have} logits: build it for {classes}")
+        if have == classes:
+            return self
+        if self.head is None:
+            return Output(self.signals | {".logits": self.logits[..., :classes]}, self.versions)
+        signals = {name: signal for name, signal in self.signals.items() if name != ".logits"}
+        return Output(signals, self.versions, self.head.cut(classes))
+
+    def at(self, positions: Tensor) -> Output:
+        """What it says at some places of its sequences, in rows: those signals that begin with (b, n), as the mask
+        `positions` does. In a model that makes its logits by a head, others are never made."""
+        places = positions.shape
+        found: dict[str, Signal] = {}
+        for name in self.signals:
+            signal = self[name]
+            if isinstance(signal, Tensor):
+                if signal.shape[:2] == places:
+                    found[name] = signal[positions]
+            elif all(part.shape[:2] == places for part in signal):
+                found[name] = tuple(part[positions] for part in signal)
+        if not found:
+            raise ShapeError(
+                f"the labels are of tokens, {tuple(places)}, and no signal has a row for each: {self.shapes}; give "
+                f"labels (n,) for whole sequences, or a model with logits for every token"
+            )
+        return Output(found, head=self.head)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of its tensors, the logits among them."""
+        made = [".logits"] if self.head is not None else []
+        tensors = {name: self[name] for name in [*self.signals, *made] if isinstance(self[name], Tensor)}
+        return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
     def split(self, sizes: Sequence[int]) -> list[Output]:
         """The outputs of the batches that were joined for one forward."""
         parts: list[dict[str, Signal]] = [{} for _ in sizes]
@@ -74,7 +154,7 @@ class Output:
             )
             for part, piece in zip(parts, pieces, strict=True):
                 part[name] = piece
-        return [Output(part) for part in parts]
+        return [Output(part, head=self.head) for part in parts]
 
 
 class Tap:
@@ -162,9 +242,11 @@ class Net(nn.Module):
             tap.kept = None  # of a call of the module itself
         raw = self.hand_over(self.module, x if self.inputs is None else self.inputs(x))
         signals = as_signals(raw)
+        head = raw.head if isinstance(raw, Output) else None
         for name, tap in self.taps.items():
-            signals[name] = tap.take()
-        return Output(signals, {name: tap.version for name, tap in self.taps.items()})
+            if name != EMBEDDING or name not in signals:
+                signals[name] = tap.take()
+        return Output(signals, {name: tap.version for name, tap in self.taps.items()}, head)
 
     def read(self, names: Iterable[str], *, owner: str = "model") -> None:
         """Tap these layers (or `.embedding`, `.hidden`, `.attention`) from now on.
@@ -225,7 +307,51 @@ def as_net(model: nn.Module) -> Net:
     """The model itself if it is a Net, else a Net with the default ways."""
     if not isinstance(model, nn.Module):
         raise SettingError(f"a model is an nn.Module; got a {type(model).__name__}. Wrap a function in a module first")
-    return model if isinstance(model, Net) else Net(model)
+    if isinstance(model, Net):
+        return model
+    return Net(model, forward=Headless() if Headless.fits(model) else None)
+
+
+class Headless:
+    """How a transformers language model is asked: its body runs, and its logits are made when they are wanted. At the
+    first batch it is compared with the whole model, and given up if the logits are not just its head's."""
+
+    def __init__(self) -> None:
+        self.exact: bool | None = None
+
+    @staticmethod
+    def fits(model: nn.Module) -> bool:
+        config = getattr(model, "config", None)
+        if config is None or getattr(config, "is_encoder_decoder", False):
+            return False
+        head = getattr(model, "get_output_embeddings", lambda: None)()
+        return isinstance(head, nn.Linear) and getattr(model, "base_model", model) is not model
+
+    def __call__(self, model: Any, x: Any) -> Any:
+        if self.exact is None:
+            self.exact = isinstance(x, Mapping) and self.compared(model, x)
+        return self.short(model, x) if self.exact else hand_over(model, x)
+
+    def short(self, model: Any, x: Mapping[str, Any]) -> Output:
+        config, head = model.config, model.get_output_embeddings()
+        signals = as_signals(model.base_model(**x))
+        signals[EMBEDDING] = signals.pop("last_hidden_state")
+        scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
+        cap = getattr(config, "final_logit_softcapping", None)
+        return Output(signals, head=Head(head.weight, head.bias, scale, cap))
+
+    def compared(self, model: Any, x: Mapping[str, Any]) -> bool:
+        training = model.training
+        try:
+            with torch.no_grad():
+                model.eval()
+                few = {name: part[:1] if isinstance(part, Tensor) and part.dim() else part for name, part in x.items()}
+                short, whole = self.short(model, few).logits, as_signals(hand_over(model, few))[".logits"]
+                return torch.allclose(short, whole, rtol=1e-4, atol=1e-4 * float(whole.abs().max()))  # type: ignore[arg-type, union-attr]
+        except (AttributeError, KeyError, RuntimeError, TypeError):
+            return False
+        finally:
+            model.train(training)
 
 
 def hand_over(module: nn.Module, x: Any) -> Any:

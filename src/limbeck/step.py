@@ -28,11 +28,21 @@ class Player:
         # Not the step: the two would hold each other, and their tensors would wait for the garbage collector.
         self.batch, self.name, self.model = batch, name, model
         self.seen: dict[str, Output] = {}
+        self.rows: dict[str, Output] = {}  # the same, where rows are tokens
         self.forwards: list[set[str]] = []  # the views that went through the model together
 
     def __call__(self, view: str = "x") -> Output:
+        if self.batch.positions is None:
+            return self.whole(view)
+        if view not in self.rows:
+            self.rows[view] = self.whole(view).at(self.batch.positions)
+        return self.rows[view]
+
+    def whole(self, view: str = "x") -> Output:
+        """Where a row is a token: what the model said of the whole sequences, (b, n, ...)."""
         if view not in self.seen:
-            self.seen[view] = ask(self.model, self.batch, view)
+            output = ask(self.model, self.batch, view)
+            self.seen[view] = output if self.batch.vocabulary is None else output.cut(self.batch.vocabulary)
             self.forwards.append({view})
         return self.seen[view]
 
@@ -51,7 +61,7 @@ class Player:
             whole = self.model(concatenate(inputs), "+".join(views), self.batch.index)
             self.seen.update(zip(views, whole.split([len(self.batch)] * len(views)), strict=True))
             self.forwards.append(set(views))
-        return [self.seen[view] for view in views]
+        return [self(view) for view in views]
 
 
 def ask(model: Any, batch: Batch, view: str) -> Output:
@@ -65,6 +75,8 @@ class Step:
     """One micro-batch on its way through models and losses.
 
     student("x"), teacher("x"): `Output`s with `.logits`, `.embedding`, `["layer.path"]`; also `.join("x", "strong")`.
+    A row is an example; where labels are of tokens, a token that has one, at the place before it, where it is
+        predicted. `student.whole("x")` is of the sequences as they are, and `Term(where="sequences")` counts them.
     students, teachers: all of them. y (rows,): labels, UNLABELLED where there is none. index (rows,): stable ids.
     at(schedule): a number now. keep(name=tensor): hand rows to `update`. uniform(stream, n): replayable randomness.
     rng: a generator equal on all ranks, for decisions; local_rng: one per rank, for samples.
@@ -87,15 +99,15 @@ class Step:
 
     @property
     def rows(self) -> int:
-        return len(self.batch)
+        return self.batch.rows
 
     @property
     def index(self) -> Tensor:
-        return self.batch.index
+        return self.batch.row_index
 
     @property
     def y(self) -> Tensor:
-        return given(self.batch.y)
+        return given(self.batch.row_labels)
 
     def view(self, name: str = "x") -> Any:
         """The batch's inputs under a view, on the device."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
 
@@ -38,9 +39,11 @@ class Batch:
         masks: Mapping[str, Tensor] | None = None,
         seed: int = 0,
         epoch: int = 0,
+        vocabulary: int | None = None,
         convert: Callable[[Any], Any] = lambda x: x,
     ) -> None:
         self.inputs, self.y, self.index = inputs, y, index
+        self.vocabulary = vocabulary  # tokens that there are: a model may have logits for more, which are left out
         self.views, self.masks = views, dict(masks or {})
         self.seed, self.epoch = seed, epoch
         self.convert = convert  # to the run's precision
@@ -63,20 +66,55 @@ class Batch:
             self.made[name] = self.convert(self.views[name](to_float(self.inputs), draw))
         return self.made[name]
 
+    @cached_property
+    def positions(self) -> Tensor | None:
+        """Where labels are of tokens, the rows of a step: (b, n) bool, True where the next token has a label. This is
+        the one place where labels are shifted."""
+        if self.y is None or self.y.dim() < 2:
+            return None
+        return F.pad(self.y[:, 1:] != UNLABELLED, (0, 1))
+
+    @property
+    def rows(self) -> int:
+        """How many the step has: examples, or the tokens to be predicted."""
+        return len(self) if self.positions is None else len(self.row_index)
+
+    @property
+    def row_labels(self) -> Tensor | None:
+        """(rows,)"""
+        return self.y if self.y is None else self.row_of(self.y)
+
+    @cached_property
+    def row_index(self) -> Tensor:
+        """(rows,) ids: of the examples, or of the tokens to be predicted."""
+        if self.y is None or self.positions is None:
+            return self.index
+        n = self.y.shape[1]
+        return self.row_of(self.index[:, None] * n + torch.arange(n, device=self.index.device))
+
+    def row_of(self, x: Tensor) -> Tensor:
+        """What belongs to each of the rows, of (b, ...) or, where labels are of tokens, of (b, n, ...): that of the
+        token itself, not of the place before it, where it is predicted."""
+        return x if self.positions is None else x[self.positions.roll(1, 1)]
+
     def mask(self, name: str) -> Tensor:
-        """A mask by name; "labelled" and "unlabelled" follow from the labels."""
+        """A mask by name; "labelled" and "unlabelled" follow from the labels, "sequences" has each example."""
         if name not in self.masks:
+            if name == "sequences":
+                self.masks[name] = torch.ones(len(self), dtype=torch.bool, device=self.index.device)
+                return self.masks[name]
             if name not in ("labelled", "unlabelled"):
                 raise SignalError(
-                    f"the batch has no mask {name!r}; {nearest(name, {*self.masks, 'labelled', 'unlabelled'})}"
+                    f"the batch has no mask {name!r}; "
+                    f"{nearest(name, {*self.masks, 'labelled', 'sequences', 'unlabelled'})}"
                 )
+            y = self.row_labels
             labelled = (
-                torch.zeros(len(self), dtype=torch.bool, device=self.index.device)
-                if self.y is None
-                else self.y != UNLABELLED
+                torch.zeros(len(self), dtype=torch.bool, device=self.index.device) if y is None else y != UNLABELLED
             )
             self.masks["labelled"], self.masks["unlabelled"] = labelled, ~labelled
-        return self.masks[name]
+        mask = self.masks[name]
+        return self.row_of(mask) if mask.dim() > 1 else mask
 
     def valid(self) -> Batch:
         """Without the rows whose mask "valid" is False: they reach no model, no statistic and no loss."""
@@ -102,8 +140,8 @@ class Batch:
 
     def like(self, inputs: Any, y: Tensor | None, index: Tensor, masks: Mapping[str, Tensor]) -> Batch:
         """Other rows with the same views and seeds."""
-        settings = {"views": self.views, "seed": self.seed, "epoch": self.epoch, "convert": self.convert}
-        return Batch(inputs, y, index, masks=masks, **settings)  # type: ignore[arg-type]
+        settings = {name: getattr(self, name) for name in ("views", "seed", "epoch", "vocabulary", "convert")}
+        return Batch(inputs, y, index, masks=masks, **settings)
 
 
 class Data:
@@ -111,7 +149,9 @@ class Data:
 
     x: a tensor (n, ...) or mapping of such, or a map-style Dataset whose items are `(input, label)`, `input`, or
         mappings with a key "label", "labels" or "y" (Hugging Face data sets too).
-    y: (n,) int64 class labels, UNLABELLED (-1) where there is none; None if x holds them, or there are none.
+    y: (n,) int64 class labels, UNLABELLED (-1) where there is none; None if x holds them, or there are none. For
+        sequences of tokens (n, length): the token itself, UNLABELLED where it is not to be predicted, as in a prompt
+        or in padding; a row of a step is then a token that has a label (see `Batch.positions`, and data.text).
     views: name -> view of the raw inputs; "x" is always there.
     masks: name -> (n,) bool, e.g. "valid": rows that are False count nowhere.
     classes: their names, or how many there are.
@@ -133,6 +173,7 @@ class Data:
         self.views: dict[str, View] = {"x": plain, **(views or {})}
         self.masks = dict(masks or {})
         self.workers, self.collate = workers, collate
+        tokens = {part.shape for part in (x.values() if isinstance(x, Mapping) else [x]) if isinstance(part, Tensor)}
         if isinstance(x, Mapping):
             x = next(iter(x.values()))
         if isinstance(x, IterableDataset) or not isinstance(x, Sized) or not hasattr(x, "__getitem__"):
@@ -142,17 +183,26 @@ class Data:
         self.num_examples = len(x)
         if self.num_examples == 0:
             raise DataError("the data set is empty: no example to train on")
-        if y is not None and y.shape != (self.num_examples,):
-            raise DataError(f"{self.num_examples} examples and labels of shape {tuple(y.shape)}: give one label each")
+        if y is not None and y.shape != (self.num_examples,) and not (y.dim() == 2 and y.shape in tokens):
+            raise DataError(
+                f"{self.num_examples} examples and labels of shape {tuple(y.shape)}: give one label each, or one for "
+                f"each token (n, length)"
+            )
         if y is not None and y.is_floating_point():
             raise DataError(f"labels are class numbers (int64); got {y.dtype}")
         if y is not None and "valid" in self.masks:
-            self.y = torch.where(self.masks["valid"], y, UNLABELLED)  # whatever stands there, it is no label
+            valid = self.masks["valid"].view(-1, *[1] * (y.dim() - 1))
+            self.y = torch.where(valid, y, UNLABELLED)  # whatever stands there, it is no label
         self.class_names = tuple(classes) if isinstance(classes, Sequence) else None
         self._classes = classes if isinstance(classes, int) else len(classes) if classes is not None else None
 
     def __len__(self) -> int:
         return self.num_examples
+
+    @property
+    def num_rows(self) -> int:
+        """Examples, or places of tokens: one more than the largest id of a row."""
+        return self.num_examples if self.y is None else self.y.numel()
 
     @property
     def num_classes(self) -> int | None:
@@ -180,7 +230,8 @@ class Data:
             masks = {name: mask[index] for name, mask in self.masks.items()}
             if self.y is not None:
                 y = self.y[index]
-            yield Batch(inputs, y, index, views=self.views, masks=masks, seed=seed, epoch=epoch)
+            vocabulary = self.num_classes if y is not None and y.dim() > 1 else None
+            yield Batch(inputs, y, index, views=self.views, masks=masks, seed=seed, epoch=epoch, vocabulary=vocabulary)
 
     def slices(self, ids: Sequence[Tensor]) -> Iterator[tuple[Any, Tensor | None]]:
         for index in ids:

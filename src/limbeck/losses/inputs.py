@@ -43,4 +43,9 @@ def log_probabilities(
 ) -> tuple[Float[Tensor, "*b c"], Float[Tensor, "*b c"]]:
     """log softmax(logits / tau) of both, in float32 at least."""
     student, teacher = comparable(student, teacher, tau=tau)
-    return (student / tau).log_softmax(-1), (teacher / tau).log_softmax(-1)
+    return softened(student, tau).log_softmax(-1), softened(teacher, tau).log_softmax(-1)
+
+
+def softened(logits: Tensor, tau: float) -> Tensor:
+    """logits / tau, without a copy where that is the same."""
+    return logits if tau == 1 else logits / tau

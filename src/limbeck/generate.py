@@ -1,0 +1,126 @@
+"""Sampling from language models: batched, with a key-value cache, replayable."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from limbeck.errors import SettingError
+from limbeck.evaluate import evaluating
+from limbeck.models.gpt import GPT
+
+
+@torch.no_grad()
+def generate(
+    model: Any,
+    input_ids: Tensor,
+    lengths: Tensor,
+    *,
+    new: int,
+    temperature: float = 1.0,
+    end: int | None = None,
+    vocabulary: int | None = None,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Go on with prompts, each by up to `new` tokens: ids (b, n + new) and lengths (b,).
+
+    model: a GPT of ours, or a transformers causal LM. input_ids (b, n), padded on the right; lengths (b,) >= 1: of the
+        prompts. What stands behind a sequence's length in the result is 0.
+    temperature: of the sampling, 0 for the most probable token each time. end: the token after which a sequence is
+        complete; it is kept. vocabulary: how many of the model's classes are tokens; None: all.
+    generator: on the CPU, the only source of chance, so that its state replays the text.
+    """
+    if temperature < 0 or new < 1:
+        raise SettingError(f"temperature >= 0 and new >= 1; got {temperature} and {new}")
+    if int(lengths.min()) < 1:
+        raise SettingError("a prompt has at least one token")
+    module = getattr(model, "module", model)
+    with evaluating(module):
+        if isinstance(module, GPT):
+            return ours(module, input_ids, lengths, new, temperature, end, vocabulary, generator)
+        if hasattr(module, "generate"):
+            return theirs(module, input_ids, lengths, new, temperature, end, vocabulary, generator)
+    raise SettingError(
+        f"a {type(module).__name__} cannot generate: take limbeck.models.GPT or a transformers causal language model"
+    )
+
+
+def ours(
+    model: GPT,
+    input_ids: Tensor,
+    lengths: Tensor,
+    new: int,
+    temperature: float,
+    end: int | None,
+    vocabulary: int | None,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:
+    b, n = input_ids.shape
+    ids = torch.cat([input_ids, input_ids.new_zeros(b, new)], 1)
+    ids *= torch.arange(n + new, device=ids.device) < lengths[:, None]
+    cache = model.cache(b, n + new)
+    hidden = model(input_ids, cache=cache).embedding[torch.arange(b), lengths - 1]
+    head = model.head if vocabulary is None else model.head.cut(vocabulary)
+    lengths, going = lengths.clone(), torch.ones_like(lengths, dtype=torch.bool)
+    for _ in range(new):
+        token = drawn(head(hidden), temperature, generator)
+        ids[torch.arange(b), lengths] = torch.where(going, token, 0)
+        places = lengths[:, None]
+        lengths = lengths + going
+        if end is not None:
+            going = going & (token != end)
+            if not bool(going.any()):
+                break
+        hidden = model(token[:, None], places=places, cache=cache).embedding[:, 0]
+    return ids, lengths
+
+
+def drawn(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+    """One class of each row, by the largest of logits / temperature + Gumbel noise."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    noise = -torch.empty(logits.shape).exponential_(generator=generator).log()
+    return (logits.float() / temperature + noise.to(logits.device)).argmax(-1)
+
+
+def theirs(
+    model: Any,
+    input_ids: Tensor,
+    lengths: Tensor,
+    new: int,
+    temperature: float,
+    end: int | None,
+    vocabulary: int | None,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, Tensor]:
+    """By transformers' own `generate`, which pads on the left and draws from the global generator."""
+    b, n = input_ids.shape
+    shift = (torch.arange(n, device=input_ids.device) - (n - lengths)[:, None]) % n
+    mask = torch.arange(n, device=input_ids.device) >= (n - lengths)[:, None]
+    seed = int(torch.randint(1 << 31, (), generator=generator))
+    banned = range(vocabulary, model.config.vocab_size) if vocabulary is not None else ()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        settings = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        found = model.generate(
+            input_ids=input_ids.gather(1, shift),
+            attention_mask=mask.long(),
+            max_new_tokens=new,
+            suppress_tokens=list(banned) or None,
+            eos_token_id=end,
+            pad_token_id=0 if end is None else end,
+            **(settings if temperature else {"do_sample": False}),
+        )
+    said = torch.zeros(b, new, dtype=found.dtype, device=found.device)
+    said[:, : found.shape[1] - n] = found[:, n:]
+    count = torch.full_like(lengths, found.shape[1] - n)
+    if end is not None:
+        ended = said == end
+        count = torch.where(ended.any(1), ended.int().argmax(1) + 1, count)
+    ids = torch.cat([input_ids, input_ids.new_zeros(b, new)], 1)
+    places = torch.arange(n + new, device=ids.device) - lengths[:, None]
+    inside = (places >= 0) & (places < count[:, None])
+    ids = torch.where(places < 0, ids, torch.where(inside, said.gather(1, places.clamp(0, new - 1)), 0))
+    return ids, lengths + count

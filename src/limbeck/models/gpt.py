@@ -1,0 +1,134 @@
+"""A compact causal language model: Radford et al. 2019 with rotary places (Su et al. 2021) and RMS norms."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from limbeck.errors import SettingError, ShapeError
+from limbeck.models.vit import feedforward
+from limbeck.signals import Head, Output
+
+Cache = list[tuple[Tensor, Tensor]]
+
+
+def rotary(places: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of (..., n) places: (..., n, dim / 2) each."""
+    rates = 10_000.0 ** (-torch.arange(0, dim, 2, device=places.device) / dim)
+    angles = places[..., None] * rates
+    return angles.cos(), angles.sin()
+
+
+def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Pairs of (b, heads, n, dim) turned by their places' angles."""
+    a, b = x.chunk(2, -1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)
+
+
+class CausalAttention(nn.Module):
+    """Each token sees itself and those before: (b, n, dim) -> (b, n, dim)."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.out = nn.Linear(dim, dim, bias=False)
+
+    def forward(
+        self, x: Tensor, turns: tuple[Tensor, Tensor], places: Tensor, seen: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (b, heads, n, dim)
+        q, k = turn(q, *turns), turn(k, *turns)
+        if seen is None:
+            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        else:
+            rows = torch.arange(len(x), device=x.device)[:, None]
+            for kept, new in zip(seen, (k, v), strict=True):  # (b, length, heads, dim)
+                kept[rows, places] = new.transpose(1, 2)
+            k, v = (kept.transpose(1, 2) for kept in seen)
+            earlier = torch.arange(k.shape[2], device=x.device) <= places[:, None, :, None]
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=earlier)
+        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return out
+
+
+class Block(nn.Module):
+    """Attention, then a feed-forward net, each on the normalised input: (b, n, dim) -> (b, n, dim)."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.RMSNorm(dim), nn.RMSNorm(dim)
+        self.attention = CausalAttention(dim, heads)
+        self.mlp = feedforward(dim, 4 * dim)
+
+    def forward(
+        self, x: Tensor, turns: tuple[Tensor, Tensor], places: Tensor, seen: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        x = x + self.attention(self.norm1(x), turns, places, seen)
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
+
+
+class GPT(nn.Module):
+    """Token ids (b, n) -> an `Output` whose logits (b, n, vocab_size) are made when they are asked for.
+
+    The embeddings are also the head's weight, unless `tied` is False. softcap: of the logits (see `Head`). What stands
+    right of a token changes nothing, so sequences are padded on the right, with any id, and need no attention mask.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        *,
+        width: int = 128,
+        depth: int = 4,
+        heads: int = 4,
+        tied: bool = True,
+        softcap: float | None = None,
+    ) -> None:
+        super().__init__()
+        if width % (2 * heads):
+            raise SettingError(f"each head has an even part of the width; got width={width} for heads={heads}")
+        self.vocab_size, self.heads, self.softcap = vocab_size, heads, softcap
+        self.embed = nn.Embedding(vocab_size, width)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = nn.RMSNorm(width)
+        self.lm_head = nn.Linear(width, vocab_size, bias=False)
+        self.apply(small)
+        for name, weight in self.named_parameters():  # what is added to the residual stream, by its length
+            if name.endswith(("attention.out.weight", "mlp.2.weight")):
+                weight.data.mul_((2 * depth) ** -0.5)
+        if tied:
+            self.lm_head.weight = self.embed.weight
+
+    @property
+    def head(self) -> Head:
+        return Head(self.lm_head.weight, softcap=self.softcap)
+
+    def cache(self, rows: int, length: int) -> Cache:
+        """Room for what `forward` remembers of `rows` sequences of up to `length` tokens."""
+        weight = self.embed.weight
+        shape = rows, length, self.heads, weight.shape[1] // self.heads
+        return [(weight.new_zeros(shape), weight.new_zeros(shape)) for _ in self.blocks]
+
+    def forward(
+        self, input_ids: Tensor, *, places: Tensor | None = None, cache: Cache | None = None, **_: Tensor
+    ) -> Output:
+        """places (b or 1, n): of these tokens in the sequences, where a `cache` holds those before; these join it."""
+        if input_ids.dim() != 2:
+            raise ShapeError(f"token ids are (b, n); got {tuple(input_ids.shape)}")
+        x = self.embed(input_ids)
+        if places is None:
+            places = torch.arange(x.shape[1], device=x.device)[None]
+        turns = rotary(places[:, None], x.shape[2] // self.heads)
+        for i, block in enumerate(self.blocks):
+            x = block(x, turns, places, None if cache is None else cache[i])
+        return Output({".embedding": self.norm(x)}, head=self.head)
+
+
+def small(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
