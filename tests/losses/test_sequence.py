@@ -215,22 +215,21 @@ def test_gradients_are_finite_differences() -> None:
     ways = normal(2, 3, 2, 4).requires_grad_()
     mask = torch.tensor([[[1, 1], [1, 0], [1, 1]], [[1, 1], [0, 0], [1, 1]]]).bool()
     assert torch.autograd.gradcheck(lambda z: mixture_jeffreys(z, mask), ways)
-    ups, downs = -5 * normal(4).abs(), -5 * normal(4, seed=1).abs()
+    log_p, right = (-5 * normal(4).abs()).requires_grad_(), torch.tensor([True, False, True, False])
     lengths = torch.tensor([3, 4, 0, 2])
-    both = (ups.requires_grad_(), downs.requires_grad_())
-    assert torch.autograd.gradcheck(lambda u, d: redi(u, d, lengths, lengths + 1, gamma=0.5), both)
+    assert torch.autograd.gradcheck(lambda log_p: redi(log_p, lengths, right, gamma=0.5), log_p)
 
 
 # --- right and wrong answers --------------------------------------------------------------------------------------
 
 
 def test_redi_by_hand() -> None:
-    good, bad = double([-6.0, -6.0]), double([-8.0, -8.0])
-    lengths = torch.tensor([3, 0]), torch.tensor([2, 4])
-    torch.testing.assert_close(redi(good, bad, *lengths), double([2 - 0.8 * 4, 6 - 0.8 * 2]))
-    torch.testing.assert_close(redi(good, bad, *lengths, alpha=0.0), double([2, 6]))
-    weighed = redi(good, bad, *lengths, gamma=0.5, c=0.0, alpha=1.0)
-    torch.testing.assert_close(weighed, double([-4 * math.exp(-2), -2 * math.exp(-1)]))
+    log_p, length = double([-6.0, -6.0, -8.0, -8.0]), torch.tensor([3, 0, 2, 4])
+    right = torch.tensor([True, True, False, False])
+    torch.testing.assert_close(redi(log_p, length, right), double([2, 6, -0.8 * 4, -0.8 * 2]))
+    assert not redi(log_p, length, right, alpha=0.0)[2:].any()
+    weighed = redi(log_p, length, right, gamma=0.5, c=0.0, alpha=1.0)
+    torch.testing.assert_close(weighed, double([0, 0, -4 * math.exp(-2), -2 * math.exp(-1)]))
 
 
 # --- one question in several ways ---------------------------------------------------------------------------------

@@ -1,6 +1,5 @@
 """Losses of token sequences, called as the parity cases ask for them."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -42,7 +41,7 @@ def mean(rows: Tensor, mask: Tensor) -> Tensor:
 
 def emo_case(inputs: Case, params: Case) -> Tensor:
     y = labels(inputs["target"], params.get("ignore_index", -100))
-    limit = params.get("clamp", math.inf)
+    limit = params.get("clamp")
     rows = emo(inputs["student"], y, inputs["cost_embedding"], variant=params["mode"], limit=limit)
     return mean(rows, y != UNLABELLED)
 
@@ -55,9 +54,13 @@ def eisl_case(inputs: Case, params: Case) -> Tensor:
 
 
 def redi_case(inputs: Case, params: Case) -> Tensor:
-    logps, lengths = ([inputs[f"{side}_{what}"] for side in ("chosen", "rejected")] for what in ("logps", "lengths"))
-    gamma = params["neg_weighting_gamma"] or 0.0
-    return redi(*logps, *lengths, alpha=params["alpha"], c=params["chosen_coef"], gamma=gamma)
+    settings = {"alpha": params["alpha"], "c": params["chosen_coef"], "gamma": params["neg_weighting_gamma"] or 0.0}
+    sides = []
+    for side in ("chosen", "rejected"):
+        log_p = inputs[f"{side}_logps"]
+        right = torch.full(log_p.shape, side == "chosen")
+        sides.append(redi(log_p, inputs[f"{side}_lengths"], right, **settings))
+    return torch.stack(sides).sum(0)
 
 
 def f2c_case(inputs: Case, params: Case) -> Tensor:

@@ -5,7 +5,6 @@ A label is UNLABELLED where the token is not to be predicted: in the prompt and 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -29,13 +28,13 @@ def emo(
     embeddings: Float[Tensor, "v d"],
     *,
     variant: Literal["emo1", "emo2"] = "emo1",
-    limit: float = math.inf,
+    limit: float | None = None,
 ) -> Float[Tensor, "*b"]:
     """Cross-entropy and the earth mover's distance to the label where moving mass between two tokens costs the cosine
     distance of their embeddings, brought to one size token by token (Ren et al. 2024, EMO, and its emo_patch.py).
 
     "emo1": (r distance + ce) / 2 with the constant r = ce / distance, so its value is the cross-entropy's and only
-        the gradient differs. limit: the largest r; 3 in the authors' continual fine-tuning.
+        the gradient differs. limit: the largest r, None for any; 3 in the authors' continual fine-tuning.
     "emo2": distance + r ce with the constant r = distance / ce: for models that are good already, as its gradient is
         weak far from the label.
     embeddings: constants; those of the head, or of any other model of the same tokens.
@@ -53,8 +52,8 @@ def emo(
     distance = 1 - near + q.detach().gather(-1, label.unsqueeze(-1)).squeeze(-1)
     ce = cross_entropy(logits, y)
     if variant == "emo1":
-        ratio = (ce / (distance + 1e-10)).detach().clamp(max=limit)
-        value = (ratio * distance + ce) / 2
+        ratio = (ce / (distance + 1e-10)).detach()
+        value = ((ratio if limit is None else ratio.clamp(max=limit)) * distance + ce) / 2
     else:
         value = (distance / (ce + 1e-10)).detach() * ce + distance
     return value.masked_fill(y == UNLABELLED, 0.0)
@@ -121,23 +120,22 @@ def eisl(
 
 
 def redi(
-    chosen: Float[Tensor, " b"],
-    rejected: Float[Tensor, " b"],
-    chosen_length: Float[Tensor, " b"] | Int[Tensor, " b"],
-    rejected_length: Float[Tensor, " b"] | Int[Tensor, " b"],
+    log_p: Float[Tensor, " b"],
+    length: Float[Tensor, " b"] | Int[Tensor, " b"],
+    right: Bool[Tensor, " b"],
     *,
     alpha: float = 0.8,
     c: float = 1.0,
     gamma: float = 0.0,
 ) -> Float[Tensor, " b"]:
-    """-c u + alpha u' exp(gamma u') of right and wrong answers to the same questions, u and u' their log probabilities
-    per token (Xu et al. 2025, REDI, and its dpo2_trainer.py).
+    """-c u of a right answer, alpha u exp(gamma u) of a wrong one, u its log probability per token (Xu et al. 2025,
+    REDI, and its dpo2_trainer.py, whose loss of a pair is the sum of both).
 
-    chosen, rejected: the log probabilities of whole answers. The loss has no lower bound: what u' loses may drag u
-    along, so watch both; a small learning rate and alpha < 1 delay it.
+    log_p: the log probabilities of whole answers. The loss has no lower bound: what wrong answers lose may drag the
+    right ones along, so watch both; a small learning rate and alpha < 1 delay it.
     """
-    good, bad = chosen / chosen_length.clamp(min=1), rejected / rejected_length.clamp(min=1)
-    return -c * good + alpha * bad * (gamma * bad).exp()
+    u = wide(log_p) / length.clamp(min=1)
+    return torch.where(right, -c * u, alpha * u * (gamma * u).exp())
 
 
 # --- one question in several ways ---------------------------------------------------------------------------------
