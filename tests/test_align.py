@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, strategies as st
 
 from limbeck.align import NONE, Piece, align, align_batch, edit_distances, nearest_pieces, pairs, pieces
-from limbeck.errors import SettingError
+from limbeck.data.text import BPE, Bytes, Characters
 from tests.strategies import few
 
 texts = st.text(st.sampled_from("ab é字👩🏽\n") | st.characters(codec="utf-8"), min_size=1, max_size=30)
@@ -117,21 +117,13 @@ def test_pairs_are_the_chunks_of_one_token_each() -> None:
 # --- vocabularies ----------------------------------------------------------------------------------------------------
 
 
-def test_how_vocabularies_write_bytes() -> None:
-    special = {"<s>": "bos", "<pad>": None}
-    assert pieces(["<s>", "<pad>", "a b"], "plain", special) == ["bos", None, b"a b"]
-    assert pieces(["Ġthe", "Ã©", "Ċ", "<| tool |>"], "byte-level") == [b" the", "é".encode(), b"\n", b"<| tool |>"]
-    assert pieces(["▁the", "<0x0A>", "é"], "metaspace") == [b" the", b"\n", "é".encode()]
-    with pytest.raises(SettingError, match="byte-level"):
-        pieces([], "wordpiece")  # type: ignore[arg-type]
-
-
-def test_byte_level_is_that_of_the_tokenizers_library() -> None:
-    tokenizers = pytest.importorskip("tokenizers")
-    before = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    text = bytes(range(128)).decode() + "éß字👩🏽\u00ad\u0100"
-    ((written, _),) = before.pre_tokenize_str(text)
-    assert b"".join(pieces(list(written), "byte-level")) == text.encode()  # type: ignore[arg-type]
+def test_pieces_of_our_tokenizers_join_to_the_text() -> None:
+    text = "é the cat 字👩🏽\n\n  sat"
+    for tokenizer in (Bytes(), Characters(text), BPE.train([text] * 3, 300)):
+        said = pieces(tokenizer)
+        assert len(said) == tokenizer.vocab_size
+        assert said[tokenizer.end] == "end"
+        assert b"".join(said[i] for i in tokenizer.encode(text)) == text.encode()  # type: ignore[misc]
 
 
 def slow_distance(a: bytes, b: bytes) -> int:

@@ -8,9 +8,8 @@ align(student, teacher)                     # the chunk of each token: [0, 1, 2]
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
-from typing import Literal, TypeAlias, cast
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias, cast
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from limbeck.errors import SettingError
+from limbeck.data.text import Tokenizer
 
 #: What a token stands for: bytes of text, the role of a special token, such as "bos", or None for nothing.
 Piece: TypeAlias = "bytes | str | None"
@@ -27,45 +26,11 @@ NONE = -1
 """The chunk of a token that is in none."""
 
 
-# --- tokens as bytes -------------------------------------------------------------------------------------------------
-
-
-def pieces(
-    vocabulary: Sequence[str],
-    form: Literal["plain", "byte-level", "metaspace"],
-    special: Mapping[str, str | None] | None = None,
-) -> list[Piece]:
-    """What each string of a vocabulary stands for.
-
-    form: how bytes are written. "plain": as text. "byte-level": with GPT-2's characters for bytes (Ġ is a space), as
-        byte-level BPE does. "metaspace": ▁ is a space and <0x0A> a byte, as SentencePiece does.
-    special: roles of the special strings, such as {"<s>": "bos", "<pad>": None}; None: as if it were not there.
-    """
-    special = special or {}
-    if form not in ("plain", "byte-level", "metaspace"):
-        raise SettingError(f'form is "plain", "byte-level" or "metaspace"; got {form!r}')
-    alphabet = _byte_level()
-
-    def piece(string: str) -> Piece:
-        if string in special:
-            return special[string]
-        if form == "byte-level" and all(character in alphabet for character in string):
-            return bytes(alphabet[character] for character in string)
-        if form == "metaspace":
-            if len(string) == 6 and string.startswith("<0x"):
-                return bytes.fromhex(string[3:5])
-            string = string.replace("\u2581", " ")
-        return string.encode()  # of a byte-level vocabulary: an added token
-
-    return [piece(string) for string in vocabulary]
-
-
-@cache
-def _byte_level() -> dict[str, int]:
-    """The byte of each of GPT-2's characters: those that print stand for themselves, the rest follow from 256 on."""
-    printing = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    rest = [byte for byte in range(256) if byte not in printing]
-    return {chr(byte): byte for byte in printing} | {chr(256 + i): byte for i, byte in enumerate(rest)}
+def pieces(tokenizer: Tokenizer) -> list[Piece]:
+    """What each token of a vocabulary stands for: the end of text has the role "end", what else has no bytes none."""
+    return [
+        "end" if token == tokenizer.end else tokenizer.spell(token) or None for token in range(tokenizer.vocab_size)
+    ]
 
 
 # --- alignment -------------------------------------------------------------------------------------------------------
