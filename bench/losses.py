@@ -47,6 +47,9 @@ REASONS = {
     "dkd": "two divergences: each row is normalised with the label and without it",
     "jsd": "a logarithm for every class, and a gradient through both divergences",
     "ldr": "softplus and its logarithm for every class before the loss, which normalises the row again",
+    "noisy_kl": "two noisy passes: a KL each, and a gradient through both",
+    "nst": "products of all pairs of neurons, or of places: 3 of them, and b c^2 numbers where KL has b c",
+    "nt_xent": "cosines of all pairs of 2 b rows: 4 b^2 d products",
     "plackett_luce": "torch.logcumsumexp goes one number at a time: once forward, twice backward",
     "pld": "sorts each row, then as plackett_luce",
     "rkd_angle": "angles at each example between all pairs of others: b^3 numbers from b^3 d products",
@@ -54,6 +57,7 @@ REASONS = {
     "sinkhorn_distance": "L1 distances of all pairs: b^2 c absolute differences, 65 million at (256, 1000), where KL "
     "has b c = 0.26 million numbers; then 20 rounds that keep (b, b) numbers each",
     "skew_kl": "a logarithm for every class beside the exponential",
+    "uld": "sorts each row of both models",
 }
 
 
@@ -145,7 +149,7 @@ def measure(loss: Loss, rows: int, columns: int) -> dict[str, object]:
 
 
 def written(out: Path, head: dict[str, object], rows: list[dict[str, object]], seconds: float) -> None:
-    """The rows join those that the file has of the same code and machine."""
+    """The rows join those that the file has of the same machine."""
     before = json.loads(out.read_text()) if out.exists() else {}
     if any(before.get(name) != value for name, value in head.items()):
         before = {}
@@ -167,7 +171,6 @@ def main() -> None:
 
     head = {
         "what": "forward and backward of each loss over plain KL: float32, gradient of the student alone",
-        "commit": commit(),
         "torch": torch.__version__,
         "machine": f"{os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
         "threads": torch.get_num_threads(),
@@ -176,7 +179,7 @@ def main() -> None:
         for shape in args.shapes if name in (args.only or LOSSES) else ():
             start, (rows, columns) = time.perf_counter(), SHAPES[shape]
             row = {"loss": name, **measure(loss, fitting(name, loss, rows, columns), columns)}
-            row |= {"load": os.getloadavg()[0], "reason": None}
+            row |= {"commit": commit(), "load": os.getloadavg()[0], "reason": None}
             if max(row["time"], row["memory"]) > LIMIT:
                 row["reason"] = REASONS.get(function(name), "")
             print(f"{name:24} {row['shape']!s:14} time {row['time']:7.2f}  memory {row['memory']:6.2f}", flush=True)

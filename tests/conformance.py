@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from limbeck import SGD, UNLABELLED, Data, Objective, Run, registry
 from limbeck.data.named import Images, digits
+from limbeck.models.gpt import GPT
 from limbeck.records import Cached, Record
 from limbeck.registry import Method
 
@@ -65,6 +66,34 @@ class Small(nn.Module):
         return self.fc(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
 
 
+TOKENS, LENGTH = 12, 8
+
+
+class OverTokens(nn.Module):
+    """A norm of images on (b, n, width)."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x.mT.unsqueeze(-1)).squeeze(-1).mT
+
+
+class Speaker(GPT):
+    """As Small, for sequences of tokens, with the layers blocks.0 and blocks.1."""
+
+    def __init__(
+        self, width: int, norm: Callable[[int], nn.Module] = lambda width: nn.Identity(), drop: float = 0.0
+    ) -> None:
+        super().__init__(TOKENS, width=width, depth=2, heads=1)
+        self.norm = nn.Sequential(self.norm, OverTokens(norm(width)), nn.Dropout(drop))
+
+
+def model_of(method: Method) -> Callable[..., nn.Module]:
+    return Speaker if "sequences" in method.needs else Small
+
+
 def seeded(seed: int, make: Callable[..., nn.Module], *args: Any, **settings: Any) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -82,16 +111,35 @@ def images(rows: int) -> tuple[Tensor, Tensor]:
     return train.x[:rows].to(torch.get_default_dtype()) / 255, train.y[:rows].clone()
 
 
+def texts(rows: int) -> tuple[dict[str, Tensor], Tensor]:
+    """Sequences that count in steps, by all tokens but the last. Two tokens are the prompt; some end in padding."""
+    first, by, short = torch.randint(0, 4, (3, rows, 1), generator=torch.Generator().manual_seed(0))
+    place = torch.arange(LENGTH)
+    ids = (first + (by + 1) * place) % (TOKENS - 1)
+    return {"input_ids": ids}, ids.masked_fill((place < 2) | (place >= LENGTH - short), UNLABELLED)
+
+
 def noisy(x: Tensor, draw: Callable[[str, int], Tensor]) -> Tensor:
     return x + 0.3 * (draw("noise", x[0].numel()).view_as(x).to(x) - 0.5)
 
 
-def examples(method: Method) -> tuple[Tensor, Tensor]:
+def examples(method: Method) -> tuple[Any, Tensor]:
     """Some without a label, unless the method needs all labels."""
+    if "sequences" in method.needs:
+        return texts(ROWS)
     x, y = images(ROWS)
     if "unlabelled" in method.needs or "labels" not in method.needs:
         y[2::3] = UNLABELLED
     return x, y
+
+
+def data_of(method: Method, x: Any, y: Tensor, **masks: Tensor) -> Data:
+    """All that the method needs beside them; every other answer is wrong where it needs wrong ones."""
+    if "wrong" in method.needs:
+        wrong = torch.arange(len(y)) % 2 == 1
+        masks |= {"right": ~wrong, "wrong": wrong}
+    views = {"strong": noisy} if "strong" in method.needs else {}
+    return Data(x, y, views=views, masks=masks, classes=TOKENS if "sequences" in method.needs else 10)
 
 
 def objective(method: Method, **settings: Any) -> Objective:
@@ -103,16 +151,16 @@ def run_of(
     method: Method,
     /,
     *,
-    student: Callable[[int], nn.Module] = Small,
-    teacher: Callable[[int], nn.Module] = Small,
+    student: Callable[[int], nn.Module] | None = None,
+    teacher: Callable[[int], nn.Module] | None = None,
     **fields: Any,
 ) -> Run:
     """A small run with all that the method needs; equal calls give equal runs."""
-    x, y = examples(method)
+    student, teacher = student or model_of(method), teacher or model_of(method)
     teachers = [seeded(9 + i, teacher, 6) for i in range(2)]
     given: dict[str, Any] = {
         "student": [seeded(i, student, 4) for i in range(2 if "students" in method.needs else 1)],
-        "data": Data(x, y, views={"strong": noisy} if "strong" in method.needs else {}, classes=10),
+        "data": data_of(method, *examples(method)),
         "method": objective(method),
         "teacher": teachers if "teachers" in method.needs else teachers[0] if "teacher" in method.needs else None,
         "unlabelled": 1.0 if "unlabelled" in method.needs else None,
@@ -203,7 +251,7 @@ def check_accumulates(method: Method) -> None:
 
 def check_resumes(method: Method, folder: Path) -> None:
     """From a checkpoint of any step and any epoch's end, the rest is the same to the bit, dropout too."""
-    student = partial(Small, drop=0.3)
+    student = partial(model_of(method), drop=0.3)
     saver = Saver(folder)
     wanted = ending(trained(run_of(method, student=student, watcher=saver)))
     assert len(saver.paths) >= 3 * EPOCHS
@@ -230,7 +278,7 @@ class Saver:
 
 def check_teacher(method: Method) -> None:
     """A teacher with batch statistics stays in eval mode, and keeps every parameter and buffer."""
-    run = run_of(method, teacher=partial(Small, norm=nn.BatchNorm2d))
+    run = run_of(method, teacher=partial(model_of(method), norm=nn.BatchNorm2d))
     teachers: list[nn.Module] = run.teacher if isinstance(run.teacher, list) else [run.teacher]  # type: ignore[assignment,list-item]
     modes: list[bool] = []
     for teacher in teachers:
@@ -266,23 +314,30 @@ def check_masked_rows(method: Method) -> None:
     x, y = examples(method)
     plans = planned(method)
 
-    def among(rows: Tensor, labels: Tensor, in_batches: bool) -> Run:
-        """A run whose data ends with these rows, none of them valid."""
+    def among(filling: float, labels: Tensor, in_batches: bool) -> Run:
+        """A run whose data ends with four rows of this, none of them valid."""
         run = run_of(method)
-        valid = torch.arange(len(x) + len(rows)) < len(x)
-        run.data = Data(
-            torch.cat([x, rows]), torch.cat([y, labels]), views=run.data.views, masks={"valid": valid}, classes=10
-        )
+        valid = torch.arange(len(y) + 4) < len(y)
+        run.data = data_of(method, extended(x, filling), torch.cat([y, labels]), valid=valid)
         run.plan = lambda epoch: [with_garbage(ids) if in_batches else ids for ids in plans[epoch]]  # type: ignore[method-assign]
         return trained(run)
 
-    garbage = among(torch.full((4, 1, 8, 8), torch.nan), torch.tensor([99, -7, 3, UNLABELLED]), True)
-    zeros = among(torch.zeros(4, 1, 8, 8), torch.zeros(4, dtype=torch.long), False)
+    labels = torch.tensor([99, -7, 3, UNLABELLED]).view(4, *[1] * (y.dim() - 1)).expand(4, *y.shape[1:])
+    garbage = among(torch.nan, labels, True)
+    zeros = among(0.0, torch.zeros_like(labels), False)
     assert differences(ending(garbage), ending(zeros)) == []
     if splits(method):  # a coupler may look at how many examples there are, say in a bank of all
         without = trained(run_of(method))
         assert differences(garbage.students[0].state_dict(), without.students[0].state_dict()) == []
         assert differences(ending(garbage)["history"], ending(without)["history"]) == []
+
+
+def extended(x: Any, filling: float) -> Any:
+    """Inputs and four rows more, full of a number; for ids, nan is one that no model knows."""
+    if isinstance(x, Mapping):
+        return {name: extended(part, filling) for name, part in x.items()}
+    number = filling if x.is_floating_point() or filling == filling else 10**6
+    return torch.cat([x, torch.full((4, *x.shape[1:]), number).to(x)])
 
 
 def planned(method: Method) -> list[list[Tensor]]:
@@ -297,9 +352,20 @@ def with_garbage(ids: Tensor) -> Tensor:
     return torch.cat([front, ids[:3], middle, ids[3:]])
 
 
+def check_padding(method: Method) -> None:
+    """What stands behind a sequence changes nothing to the bit."""
+    x, y = examples(method)
+    padding = (y != UNLABELLED).flip(1).cumsum(1).flip(1) == 0
+    ends = []
+    for other in (3, 5):
+        moved = {"input_ids": torch.where(padding, (x["input_ids"] + other) % (TOKENS - 1), x["input_ids"])}
+        ends.append(ending(trained(run_of(method, data=data_of(method, moved, y)))))
+    assert differences(*ends) == []
+
+
 def check_repeats(method: Method) -> None:
     """The same seed gives the same run to the bit, another one another."""
-    student = partial(Small, drop=0.3)
+    student = partial(model_of(method), drop=0.3)
     first, again, other = (trained(run_of(method, student=student, seed=seed)) for seed in (3, 3, 4))
     assert differences(ending(first), ending(again)) == []
     one, two = (dict(run.students[0].named_parameters()) for run in (first, other))
@@ -373,6 +439,8 @@ def battery(method: Method, folder: Path, *, ranks: Path | None = None) -> None:
     check_masked_rows(method)
     check_repeats(method)
     check_precisions(method)
+    if "sequences" in method.needs:
+        check_padding(method)
     if method.needs & {"teacher", "teachers"}:
         check_teacher(method)
         check_record(method, folder / "records")

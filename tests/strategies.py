@@ -91,6 +91,7 @@ class Loss:
 
     divergence: it is 0 where student and teacher are equal. couples: its rows see each other. labels: a row whose y is
     UNLABELLED is nothing to it. signed: it may be negative. moving: a part of it is a constant only to the gradient.
+    jumps: its gradient does so where two probabilities are near each other, as they often are among many classes.
     """
 
     kind: Kind
@@ -100,6 +101,7 @@ class Loss:
     labels: bool = False
     signed: bool = False
     moving: bool = False
+    jumps: bool = False
 
 
 def chances(t: Tensor) -> Tensor:
@@ -134,6 +136,10 @@ def joint(s: Tensor, t: Tensor, y: Tensor) -> Tensor:
     return losses.joint_cross_entropy(torch.stack([s, t], 1).repeat(1, 1, 2), y)
 
 
+def emo(s: Tensor, t: Tensor, y: Tensor, **settings: Any) -> Tensor:
+    return losses.emo(s, y, normal(s.shape[1], 3), **settings)
+
+
 def binned(encode: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """Regression of the teacher's first number, in at most 1000 bins: among more, float32 does not tell its place."""
 
@@ -155,6 +161,7 @@ LOSSES = {
     "attention_transfer": Loss("maps", lambda s, t, y: losses.attention_transfer(s, t), divergence=True),
     "balanced_kl": Loss("logits", lambda s, t, y: losses.balanced_kl(s, t, delta=2.0), divergence=True),
     "binary_cross_entropy": Loss("scores", lambda s, t, y: losses.binary_cross_entropy(s, yes(t))),
+    "certainty": Loss("logits", lambda s, t, y: losses.certainty(s, y), couples=True, labels=True),
     "cmi": Loss("logits", cmi, labels=True),
     "comp_sum/0": Loss("logits", lambda s, t, y: losses.comp_sum(s, y, tau=0.0), labels=True),
     "comp_sum/0.5": Loss("logits", lambda s, t, y: losses.comp_sum(s, y, tau=0.5), labels=True),
@@ -179,6 +186,8 @@ LOSSES = {
     "dice_set/ohem": Loss("scores", overlap("dice_set", ohem=2.5, square=False), couples=True, labels=True),
     "dist": Loss("logits", lambda s, t, y: losses.dist(s, t), couples=True),
     "dkd": Loss("logits", lambda s, t, y: losses.dkd(s, t, y), divergence=True, labels=True),
+    "emo": Loss("logits", emo, labels=True, moving=True),
+    "emo/emo2": Loss("logits", partial(emo, variant="emo2"), labels=True, moving=True),
     "joint_cross_entropy": Loss("logits", joint, labels=True),
     "jsd": Loss("logits", lambda s, t, y: losses.jsd(s, t, beta=0.3, tau=2.0), divergence=True),
     "kl": Loss("logits", lambda s, t, y: losses.kl(s, t), divergence=True),
@@ -186,8 +195,12 @@ LOSSES = {
     "ldr": Loss("scores", lambda s, t, y: losses.ldr(s, y), labels=True, signed=True),
     "ldr/l1": Loss("scores", lambda s, t, y: losses.ldr(s, y, lam=0.1, scores="l1"), labels=True, signed=True),
     "margin_shift": Loss("logits", lambda s, t, y: losses.margin_shift(s, t, y), divergence=True, labels=True),
+    "masked_kl": Loss("logits", lambda s, t, y: losses.masked_kl(s, t, torch.arange(s.shape[1]) != 1), signed=True),
     "mse": Loss("features", lambda s, t, y: losses.mse(s, t), divergence=True),
     "mse/maps": Loss("maps", lambda s, t, y: losses.mse(s, t), divergence=True),
+    "noisy_kl": Loss("logits", lambda s, t, y: losses.noisy_kl(t, torch.stack([s, s]), tau=1.0), divergence=True),
+    "nst": Loss("maps", lambda s, t, y: losses.nst(s, t), divergence=True),
+    "nt_xent": Loss("features", lambda s, t, y: losses.nt_xent(s, t), couples=True),
     "ofa": Loss("logits", lambda s, t, y: losses.ofa(s, t, y, eps=1.5, tau=2.0), labels=True),
     "ofa/paper": Loss("logits", lambda s, t, y: losses.ofa(s, t, y, eps=1.5, variant="paper"), labels=True),
     "plackett_luce": Loss("logits", lambda s, t, y: losses.plackett_luce(s, chances(t))),
@@ -208,28 +221,44 @@ LOSSES = {
     "total_variation": Loss("logits", lambda s, t, y: losses.total_variation(s, t), divergence=True),
     "tri_bce": Loss("logits", lambda s, t, y: losses.tri_bce(torch.stack([s, t, s / 2]), y), couples=True, labels=True),
     "tri_bce/binary": Loss("scores", lambda s, t, y: losses.tri_bce(s[:, :2].T, yes(t[:, 0])), couples=True),
+    "uld": Loss("logits", lambda s, t, y: losses.uld(s, t), divergence=True, jumps=True),
+    "uld/fewer": Loss("logits", lambda s, t, y: losses.uld(s, t[:, 1:], tau=2.0), jumps=True),
 }
 
 #: Public, but not losses of rows: each has its tests beside those of its file.
 OTHERS = {
     "Chunked",
     "Linear",
+    "Vote",
+    "adaptive_noise",
     "aggregate",
     "aldr_lambda",
+    "answers",
     "attention_map",
     "bias_weight",
     "centroids",
+    "chunk_divergence",
+    "chunk_log_probabilities",
     "class_mass",
     "dco_factor",
+    "eisl",
     "expected",
     "feature_variance",
     "hl_gauss",
     "linear_cross_entropy",
     "linear_divergence",
+    "mapped",
+    "merged_chunks",
     "mid_points",
+    "mixture_jeffreys",
+    "mixture_kl",
     "pearson",
+    "redi",
     "sampled_scores",
+    "sequence_nll",
+    "signal_to_noise",
     "sinkhorn",
     "standardise",
     "two_hot",
+    "vote",
 }

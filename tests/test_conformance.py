@@ -86,6 +86,11 @@ def test_masked_rows_change_nothing(method: Method) -> None:
     conformance.check_masked_rows(method)
 
 
+@each([method for method in METHODS if "sequences" in method.needs])
+def test_padding_changes_nothing(method: Method) -> None:
+    conformance.check_padding(method)
+
+
 @each(METHODS)
 def test_repeats(method: Method) -> None:
     conformance.check_repeats(method)

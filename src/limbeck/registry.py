@@ -24,7 +24,8 @@ NEEDS = {
     "labels": "labels",
     "unlabelled": "unlabelled examples",
     "strong": "a strongly augmented view",
-    "tokens": "sequences of tokens",
+    "sequences": "sequences of tokens",
+    "wrong": "right and wrong answers, as masks of these names",
 }
 
 #: What a method learns from: found by experiment, see docs/facts.py.

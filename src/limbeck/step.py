@@ -26,7 +26,7 @@ class Player:
 
     def __init__(self, batch: Batch, name: str, model: Callable[[Any, str, Tensor], Output]) -> None:
         # Not the step: the two would hold each other, and their tensors would wait for the garbage collector.
-        self.batch, self.name, self.model = batch, name, model
+        self.batch, self.name, self.model = batch.of(name), name, model
         self.seen: dict[str, Output] = {}
         self.rows: dict[str, Output] = {}  # the same, where rows are tokens
         self.forwards: list[set[str]] = []  # the views that went through the model together

@@ -1,10 +1,17 @@
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from limbeck.errors import SettingError
 from tests.strategies import losses, normal
+
+
+def case(name: str) -> dict:
+    return json.loads((Path(__file__).parents[1] / "parity" / "cases" / f"{name}.json").read_text())
 
 
 def contrast_by_loops(p: Tensor, noise: int) -> list[float]:
@@ -74,3 +81,31 @@ def test_the_bank_gets_no_gradient() -> None:
 def test_gradient_of_sampled_scores_is_the_finite_difference() -> None:
     bank, index = normal(6, 4, seed=1), torch.tensor([[0, 5, 5], [2, 2, 2]])
     assert torch.autograd.gradcheck(lambda q: losses.sampled_scores(q, bank, index), normal(2, 4).requires_grad_())
+
+
+# --- NT-Xent ------------------------------------------------------------------------------------------------------
+
+
+def test_nt_xent_by_loops() -> None:
+    s, t = normal(4, 3), normal(4, 3, seed=1)
+    z = torch.nn.functional.normalize(torch.cat([s, t]), dim=1)
+    each = []
+    for i in range(8):
+        scores = {j: (z[i] @ z[j] / 0.7).item() for j in range(8) if j != i}
+        each.append(math.log(sum(map(math.exp, scores.values()))) - scores[(i + 4) % 8])
+    want = [(each[i] + each[i + 4]) / 2 for i in range(4)]
+    torch.testing.assert_close(losses.nt_xent(s, t, tau=0.7), torch.tensor(want, dtype=torch.float64))
+    torch.testing.assert_close(losses.nt_xent(9 * s, t, tau=0.7), losses.nt_xent(s, t, tau=0.7))
+
+
+def test_nt_xent_of_the_case_and_of_one_example() -> None:
+    known = case("vidlankd")
+    s, t = (torch.tensor(known["inputs"][f"z_{side}"], dtype=torch.float64) for side in ("student", "teacher"))
+    rows = losses.nt_xent(s.requires_grad_(), t, tau=known["params"]["contrastive_temperature"])
+    value = rows.mean() / (2 * len(rows))  # the authors divide again
+    assert value.item() == pytest.approx(known["contrastive"]["output"])
+    want = torch.tensor(known["contrastive"]["grad_student"], dtype=torch.float64)
+    torch.testing.assert_close(torch.autograd.grad(value, s)[0], want, rtol=1e-6, atol=1e-12)
+    assert losses.nt_xent(s[:1], t[:1]).item() == 0  # nobody to tell it from
+    with pytest.raises(SettingError, match=r"tau=0\.0"):
+        losses.nt_xent(s, t, tau=0.0)

@@ -14,6 +14,7 @@ from limbeck.losses.divergence import (
     class_mass,
     cmi,
     jsd,
+    masked_kl,
     reverse_kl,
     skew_kl,
     taid,
@@ -207,3 +208,23 @@ def test_other_classes_are_refused() -> None:
     for loss in (reverse_kl, total_variation, jsd, lambda s, t: taid(s, t, t=0.4)):
         with pytest.raises(ShapeError, match="same classes"):
             loss(normal(2, 3), normal(2, 4))
+
+
+# --- a part of the classes ----------------------------------------------------------------------------------------
+
+
+def test_masked_kl_of_all_and_of_parts() -> None:
+    s, t = normal(3, 5), normal(3, 5, seed=1)
+    kept = torch.tensor([True, False, True, True, False])
+    torch.testing.assert_close(masked_kl(s, t, torch.ones(5, dtype=torch.bool)), kl(s, t))
+    torch.testing.assert_close(masked_kl(s, t, kept) + masked_kl(s, t, ~kept), kl(s, t))
+    torch.testing.assert_close(masked_kl(s, t, kept.expand(3, 5)), masked_kl(s, t, kept))
+
+
+def test_masked_kl_takes_mass_from_the_others_even_at_equality() -> None:
+    s = normal(3, 5)
+    kept = torch.tensor([True, False, True, True, True])
+    down = -gradient(lambda s, t: masked_kl(s, t, kept), s, s)
+    assert torch.equal(masked_kl(s, s, kept), torch.zeros(3, dtype=torch.float64))
+    assert (down[:, 1] < 0).all()
+    assert (down[:, kept] > 0).all()

@@ -107,7 +107,8 @@ def test_single_precision_is_near_double(c: int, loss: Loss) -> None:
     near, gradient = value_and_gradient(loss, student.float(), teacher.float(), y)
     value, exact = value_and_gradient(loss, student.float().double(), teacher.float().double(), y)
     torch.testing.assert_close(near.double(), value, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(gradient.double(), exact, rtol=1e-3, atol=1e-5)
+    if not loss.jumps:
+        torch.testing.assert_close(gradient.double(), exact, rtol=1e-3, atol=1e-5)
 
 
 @those()

@@ -64,3 +64,28 @@ def test_attention_sees_no_scale_no_sign_and_no_order_of_channels() -> None:
     value = losses.attention_transfer(s, t)
     torch.testing.assert_close(losses.attention_transfer(-7 * s.flip(1), 0.1 * t), value)
     assert (losses.attention_transfer(s.flip(2), t) - value).abs().min() > 1e-3
+
+
+# --- neurons ------------------------------------------------------------------------------------------------------
+
+
+def test_nst_by_loops_of_more_neurons_than_places_and_fewer() -> None:
+    for n, m, places in ((2, 3, 5), (4, 3, 2)):
+        s, t = normal(2, n, places), normal(2, m, places, seed=1)
+        for row in range(2):
+            units = [[v / v.norm() for v in side[row]] for side in (s, t)]
+
+            def mean(a: list[Tensor], b: list[Tensor]) -> Tensor:
+                return torch.stack([(u @ v) ** 2 for u in a for v in b]).mean()
+
+            cross = mean(units[0], units[0]) - 2 * mean(*units)
+            torch.testing.assert_close(losses.nst(s, t, constant=False)[row], cross)
+            torch.testing.assert_close(losses.nst(s, t)[row], cross + mean(units[1], units[1]))
+
+
+def test_nst_sees_neither_order_nor_size_of_neurons() -> None:
+    s, t = normal(2, 4, 3, 3), normal(2, 3, 3, 3, seed=1)
+    moved = -2 * s[:, [2, 0, 3, 1]]  # nor, squared, their sign
+    torch.testing.assert_close(losses.nst(moved, t), losses.nst(s, t))
+    with pytest.raises(ShapeError, match=r"\(3, 3\).*\(2, 2\)"):
+        limbeck.losses.nst(s, t[:, :, :2, :2])

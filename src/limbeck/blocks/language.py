@@ -53,10 +53,10 @@ class OnPolicy(Composite):
 
     def written(self, batch: Batch, step: Step) -> Batch:
         """The same prompts, with what the student makes of them."""
-        data = step.run.train_data
-        if batch.positions is None or not hasattr(data, "tokenizer"):
+        if batch.positions is None:
             raise SettingError("the student writes texts: give data of tokens, limbeck.data.text.Tokens, say")
-        y, end = given(batch.y), data.tokenizer.end
+        y, tokenizer = given(batch.y), getattr(step.run.train_data, "tokenizer", None)
+        end = None if tokenizer is None else tokenizer.end
         n = y.shape[1]
         first = (y != UNLABELLED).int().argmax(1).clamp(min=min(self.prompt, n - 1))
         new = min(self.new or n, n - int(first.min()))
@@ -74,7 +74,7 @@ class OnPolicy(Composite):
         said = (place >= first[:, None]) & (place < lengths[:, None])
         masks = {name: mask for name, mask in batch.masks.items() if mask.shape == batch.index.shape}
         return batch.like(
-            {"input_ids": torch.where(place < lengths[:, None], ids, end)},
+            {"input_ids": torch.where(place < lengths[:, None], ids, 0 if end is None else end)},
             torch.where(said, ids, UNLABELLED),
             batch.index,
             masks,

@@ -40,10 +40,12 @@ class Batch:
         seed: int = 0,
         epoch: int = 0,
         vocabulary: int | None = None,
+        speak: Mapping[str, int] | None = None,
         convert: Callable[[Any], Any] = lambda x: x,
     ) -> None:
         self.inputs, self.y, self.index = inputs, y, index
         self.vocabulary = vocabulary  # tokens that there are: a model may have logits for more, which are left out
+        self.speak = speak or {}  # roles that read other tokens, and how many tokens they have: see `of`
         self.views, self.masks = views, dict(masks or {})
         self.seed, self.epoch = seed, epoch
         self.convert = convert  # to the run's precision
@@ -65,6 +67,15 @@ class Batch:
             )
             self.made[name] = self.convert(self.views[name](to_float(self.inputs), draw))
         return self.made[name]
+
+    def of(self, role: str) -> Batch:
+        """As the "student" or the "teacher" sees it: one with another tokenizer reads its own tokens of the same texts
+        (`data.paired`), which make its rows."""
+        if role not in self.speak:
+            return self
+        inputs = {"input_ids": self.inputs[f"{role}.input_ids"]}
+        y, views = self.inputs[f"{role}.y"], {"x": plain}
+        return Batch(inputs, y, self.index, views=views, vocabulary=self.speak[role], convert=self.convert)
 
     @cached_property
     def positions(self) -> Tensor | None:
@@ -140,7 +151,7 @@ class Batch:
 
     def like(self, inputs: Any, y: Tensor | None, index: Tensor, masks: Mapping[str, Tensor]) -> Batch:
         """Other rows with the same views and seeds."""
-        settings = {name: getattr(self, name) for name in ("views", "seed", "epoch", "vocabulary", "convert")}
+        settings = {name: getattr(self, name) for name in ("views", "seed", "epoch", "vocabulary", "speak", "convert")}
         return Batch(inputs, y, index, masks=masks, **settings)
 
 
@@ -173,6 +184,7 @@ class Data:
         self.views: dict[str, View] = {"x": plain, **(views or {})}
         self.masks = dict(masks or {})
         self.workers, self.collate = workers, collate
+        self.speak: Mapping[str, int] = {}  # see Batch.of
         tokens = {part.shape for part in (x.values() if isinstance(x, Mapping) else [x]) if isinstance(part, Tensor)}
         if isinstance(x, Mapping):
             x = next(iter(x.values()))
@@ -236,7 +248,8 @@ class Data:
             if self.y is not None:
                 y = self.y[index]
             vocabulary = self.num_classes if self.of_tokens else None
-            yield Batch(inputs, y, index, views=self.views, masks=masks, seed=seed, epoch=epoch, vocabulary=vocabulary)
+            settings = {"seed": seed, "epoch": epoch, "vocabulary": vocabulary, "speak": self.speak}
+            yield Batch(inputs, y, index, views=self.views, masks=masks, **settings)  # type: ignore[arg-type]
 
     def slices(self, ids: Sequence[Tensor]) -> Iterator[tuple[Any, Tensor | None]]:
         for index in ids:

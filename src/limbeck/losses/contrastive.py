@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from limbeck.losses.inputs import wide
+from limbeck.errors import SettingError
+from limbeck.losses.inputs import directions, wide
+from limbeck.losses.logit import cross_entropy
 
 
 def sampled_scores(
@@ -32,4 +35,18 @@ def contrast(log_ratio: Float[Tensor, "b k"], *, noise: int) -> Float[Tensor, " 
     log_noise = math.log(negatives / noise)
     # log(p / (p + m Pn)) and log(m Pn / (p + m Pn)): a logistic loss on the log odds of data against noise
     odds = wide(log_ratio) - log_noise
-    return torch.nn.functional.softplus(-odds[:, 0]) + torch.nn.functional.softplus(odds[:, 1:]).sum(1)
+    return F.softplus(-odds[:, 0]) + F.softplus(odds[:, 1:]).sum(1)
+
+
+def nt_xent(student: Float[Tensor, "b d"], teacher: Float[Tensor, "b d"], *, tau: float = 0.5) -> Float[Tensor, " b"]:
+    """Each of the 2 b rows must tell its partner, the same example's row of the other side, from the 2 b - 2 others, by
+    cosine over tau; the mean of an example's two cross-entropies (Chen et al. 2020, SimCLR, equation 1).
+
+    As Tang et al. 2021, VidLanKD, take it, whose code divides the mean by 2 b again.
+    """
+    if tau <= 0:
+        raise SettingError(f"a temperature is positive; got tau={tau}")
+    z = directions(torch.cat([student, teacher]))
+    scores = (z @ z.T / tau).fill_diagonal_(-torch.inf)
+    partner = torch.arange(len(z), device=z.device).roll(len(student))
+    return cross_entropy(scores, partner).view(2, -1).mean(0)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from limbeck.data.named import UNLABELLED
@@ -132,6 +133,21 @@ def topk_kl(
     if min(student_tau, teacher_tau) <= 0:
         raise SettingError(f"temperatures are positive; got student_tau={student_tau}, teacher_tau={teacher_tau}")
     return kl(q / student_tau, p / teacher_tau)
+
+
+def masked_kl(
+    student: Float[Tensor, "*b c"],
+    teacher: Float[Tensor, "*b c"],
+    kept: Bool[Tensor, " c"] | Bool[Tensor, "*b c"],
+) -> Float[Tensor, "*b"]:
+    """The part of KL(teacher || student) in nats that is summed over the classes `kept`, nothing renormalised
+    (Li et al. 2024, SIU, of tokens and the names to be unlearnt; no code: the catalogue's equation).
+
+    It may be negative, and equal logits, where it is 0, do not end the learning: the gradient takes mass from the
+    classes that are not kept.
+    """
+    q, p = log_probabilities(student, teacher, tau=1.0)
+    return F.kl_div(q, p, reduction="none", log_target=True).masked_fill(~kept, 0.0).sum(-1)
 
 
 def class_mass(logits: Float[Tensor, "b c"], y: Int[Tensor, " b"]) -> Float[Tensor, "c c"]:

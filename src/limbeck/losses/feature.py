@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.losses.inputs import wide
+from limbeck.errors import ShapeError
+from limbeck.losses.inputs import directions, wide
 from limbeck.signals import same_shape
 
 
@@ -34,3 +35,28 @@ def attention_transfer(
     """
     size = (min(student.shape[2], teacher.shape[2]), min(student.shape[3], teacher.shape[3]))
     return (attention_map(student, size=size) - attention_map(teacher, size=size)).square().mean(1)
+
+
+def nst(
+    student: Float[Tensor, "b n1 *p"], teacher: Float[Tensor, "b n2 *p"], *, constant: bool = True
+) -> Float[Tensor, " b"]:
+    """Squared maximum mean discrepancy, with the kernel (u . v)^2, between the student's and the teacher's neurons,
+    each a unit vector over the places (Huang & Wang 2017, NST; Tang et al. 2021, VidLanKD, over a sentence's tokens).
+
+    constant: with the mean over pairs of the teacher's neurons. Without, as in VidLanKD's loss.py, the gradient is the
+        same and the value may be negative.
+    """
+    if student.shape[2:] != teacher.shape[2:]:
+        raise ShapeError(
+            f"the student has places {tuple(student.shape[2:])}, the teacher {tuple(teacher.shape[2:])}: resize one"
+        )
+    s, t = directions(student.flatten(2)), directions(teacher.flatten(2))
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        """The mean over all pairs of neurons, from the smaller of two matrices: of neurons or of places."""
+        if a.shape[2] < min(a.shape[1], b.shape[1]):
+            return ((a.mT @ a) * (b.mT @ b)).sum((1, 2)) / (a.shape[1] * b.shape[1])
+        return (a @ b.mT).square().mean((1, 2))
+
+    value = kernel(s, s) - 2 * kernel(s, t)
+    return value + kernel(t, t) if constant else value

@@ -15,6 +15,14 @@ def wide(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def directions(x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+    """Rows over their lengths, in float32 at least; one shorter than 1e-12 has no direction: 0, and no gradient, where
+    F.normalize would give it one times 1e12."""
+    x = wide(x)
+    lengths: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x / lengths.masked_fill(lengths < 1e-12, torch.inf)
+
+
 def probabilities(logits: Float[Tensor, "*b c"]) -> Float[Tensor, "*b c"]:
     """Their softmax, in float32 at least."""
     return wide(logits).softmax(-1)

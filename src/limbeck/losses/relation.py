@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from limbeck.losses.inputs import wide
+from limbeck.losses.inputs import directions, wide
 
 
 def distances(x: Float[Tensor, "b d"]) -> Float[Tensor, "b b"]:
@@ -41,10 +41,8 @@ def rkd_angle(student: Float[Tensor, "b d1"], teacher: Float[Tensor, "b d2"]) ->
     def cosines(x: Tensor) -> Tensor:
         x = wide(x)
         differences = x[None] - x[:, None]
-        lengths: Tensor = torch.linalg.vector_norm(differences, dim=2, keepdim=True)
-        # equal rows have no direction, and no gradient (F.normalize would give them one times 1e12)
-        directions = differences / lengths.masked_fill(lengths < 1e-12, torch.inf)
-        return directions @ directions.transpose(1, 2)
+        rays = directions(differences)
+        return rays @ rays.transpose(1, 2)
 
     with torch.no_grad():
         target = cosines(teacher)

@@ -1,0 +1,211 @@
+import copy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from limbeck import CE, KL, SGD, Objective, Run
+from limbeck.align import NONE, pieces
+from limbeck.blocks.alignment import ALM, ULD, MinED, new_word
+from limbeck.data import UNLABELLED
+from limbeck.data.paired import Paired
+from limbeck.data.text import BPE, Bytes, Tokens
+from limbeck.errors import SettingError
+from limbeck.losses.alignment import chunk_divergence, uld
+from limbeck.models.gpt import GPT
+from limbeck.schedules import Clock
+from limbeck.step import Step
+from tests.conformance import Saver, close, differences, double, ending, seeded, trained
+
+TEXTS = ["the cat sat on the mat\n", "the cats and 字 the mats\n", "def cat(the):\n    return the\n", "a cat"] * 3
+LENGTH = 24
+OBJECTIVES = (ALM(), ALM(merge=0.1), ALM(compare="abs", tau=1.0), ULD(), MinED(), CE() + 0.5 * ALM() + MinED())
+
+each = pytest.mark.parametrize("method", OBJECTIVES, ids=repr)
+
+
+@cache
+def bpe() -> BPE:
+    return BPE.train(TEXTS, 280)
+
+
+class Drop(GPT):
+    def forward(self, input_ids: Tensor, **rest: Any) -> Any:
+        output = super().forward(input_ids, **rest)
+        output.signals[".embedding"] = nn.functional.dropout(output.signals[".embedding"], 0.3, self.training)
+        return output
+
+
+def gpt(vocabulary: int, kind: type[GPT] = GPT) -> GPT:
+    return kind(vocabulary, width=16, depth=1, heads=2)
+
+
+def run_of(method: Objective, **fields: Any) -> Run:
+    given: dict[str, Any] = {
+        "student": seeded(0, gpt, Bytes.vocab_size),
+        "teacher": seeded(1, gpt, bpe().vocab_size + 8),  # a padded head
+        "data": Paired.packed(TEXTS, Bytes(), LENGTH, teacher=bpe()),
+        "method": method,
+        "epochs": 2,
+        "batch_size": 6,
+        "optimizer": SGD(0.1),
+        "accelerator": "cpu",
+    }
+    return Run(**given | fields)
+
+
+def value(run: Run, ids: Tensor | None = None) -> tuple[dict[str, float], Step]:
+    """The terms of the loss on some blocks, as the loop takes them, and the step."""
+    run.setup()
+    ids = torch.arange(len(run.train_data)) if ids is None else ids
+    step = Step(run, next(run.train_data.batches([ids])), Clock(0, 1, 0, 1), 0)
+    step.counts = run.count([step])
+    with torch.no_grad():
+        return {name: float(part) for name, part in run.bundle(step)[1].items()}, step
+
+
+def log_p(net: nn.Module, ids: Tensor, vocabulary: int) -> Tensor:
+    """Of each token but the first, (b, n - 1)."""
+    logits = net(ids).logits[..., :vocabulary]
+    return logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None]).squeeze(-1)
+
+
+def slow_alm(run: Run, merge: float | None = None) -> float:
+    """Text by text, chunk by chunk."""
+    data, total, count = run.train_data, 0.0, 0
+    networks = (run.students[0].module, run.teachers[0].net.module)
+    tokenizers = (data.tokenizer, data.teacher_tokenizer)
+    with torch.no_grad():
+        for row in range(len(data)):
+            sums: list[dict[int, Tensor]] = []
+            starts: list[dict[int, Tensor]] = []
+            for net, tokenizer, ids, chunk in zip(
+                networks,
+                tokenizers,
+                (data.x["input_ids"], data.x["teacher.input_ids"]),
+                (data.x["chunk"], data.x["teacher.chunk"]),
+                strict=True,
+            ):
+                logits = net(ids[row : row + 1]).logits[0, :, : tokenizer.vocab_size].log_softmax(-1)
+                words = torch.tensor([new_word(piece) for piece in pieces(tokenizer)])
+                sums.append({})
+                starts.append({})
+                for i, k in enumerate(chunk[row].tolist()):
+                    if k != NONE:
+                        sums[-1][k] = sums[-1].get(k, 0.0) + logits[i - 1, ids[row, i]]
+                        starts[-1][k] = logits[i, words].exp().sum().log()
+            assert sums[0].keys() == sums[1].keys()
+            count += len(sums[0])
+            groups, open_ = [], []
+            for k in sorted(sums[0]):
+                open_.append(k)
+                if merge is None or starts[1][k].exp() > merge or k == max(sums[0]):
+                    groups.append(open_)
+                    open_ = []
+            for group in groups:
+                sides = [
+                    sum(own[k] for k in group) + (0 if merge is None else start[group[-1]])
+                    for own, start in zip(sums, starts, strict=True)
+                ]
+                total += float(chunk_divergence(sides[0][None], sides[1][None]))
+    return total / count
+
+
+@pytest.mark.parametrize("merge", [None, 0.1, 0.3])
+def test_alm_is_the_mean_over_the_chunks_of_all_texts(merge: float | None) -> None:
+    with double():
+        run = run_of(ALM(merge=merge))
+        found, step = value(run)
+        assert found["alm"] == pytest.approx(slow_alm(run, merge), rel=1e-9)
+    assert int(step.counts["chunks"]) == int(run.train_data.masks["chunks"].sum()) > 20
+
+
+def test_equal_models_of_one_tokenizer_have_nothing_to_learn() -> None:
+    model = seeded(0, gpt, bpe().vocab_size)
+    data = Paired.packed(TEXTS, bpe(), LENGTH, teacher=bpe())
+    for method in (ALM(), ALM(merge=0.1), ULD(), MinED()):
+        found, _ = value(run_of(method, student=model, teacher=copy.deepcopy(model), data=data))
+        assert next(iter(found.values())) == pytest.approx(0.0, abs=1e-7), method
+
+
+def test_with_one_tokenizer_mined_is_kl_and_uld_is_of_the_same_tokens() -> None:
+    models = {"student": seeded(0, gpt, bpe().vocab_size), "teacher": seeded(1, gpt, bpe().vocab_size)}
+    both = Paired.packed(TEXTS, bpe(), LENGTH, teacher=bpe())
+    plain = Tokens(both.x, both.y, bpe(), views=both.views)
+    wanted, step = value(run_of(KL(2.0), data=plain, **models))
+    assert value(run_of(MinED(2.0), data=both, **models))[0]["mined"] == pytest.approx(wanted["kl"])
+    rows = uld(step.student("x").logits, step.teacher("x").logits)
+    assert value(run_of(ULD(), data=both, **models))[0]["uld"] == pytest.approx(float(rows.mean()))
+
+
+def test_mined_learns_labels_where_tokens_do_not_match() -> None:
+    run = run_of(MinED())
+    run.data.x["teacher.chunk"][:] = NONE
+    run.data.x["chunk"][:] = NONE
+    assert value(run)[0]["mined"] == pytest.approx(value(run_of(CE()))[0]["ce"])
+
+
+@each
+def test_trains_and_prints(method: Objective) -> None:
+    run = trained(run_of(method, epochs=8))
+    assert run.history[-1]["loss"] < run.history[0]["loss"]
+    names = {"ALM": ALM, "ULD": ULD, "MinED": MinED, "CE": CE}
+    assert eval(repr(method), names) == method
+
+
+@each
+def test_micro_batches_change_nothing(method: Objective) -> None:
+    with double():
+        whole, parts = trained(run_of(method)), trained(run_of(method, micro_batch=2))
+    close(whole.bundle.state_dict(), parts.bundle.state_dict())
+
+
+@each
+def test_resumes_to_the_bit(method: Objective, tmp_path: Path) -> None:
+    saver, student = Saver(tmp_path), seeded(0, gpt, Bytes.vocab_size, Drop)
+    wanted = ending(trained(run_of(method, student=copy.deepcopy(student), watcher=saver)))
+    for path in saver.paths:
+        run = run_of(method, student=seeded(7, gpt, Bytes.vocab_size, Drop))
+        run.setup()
+        run.load(path)
+        assert differences(ending(trained(run)), wanted) == [], path.name
+
+
+@each
+def test_the_teacher_stays_as_it_is(method: Objective) -> None:
+    run = run_of(method)
+    before = copy.deepcopy(run.teacher.state_dict())
+    trained(run)
+    assert differences(run.teacher.state_dict(), before) == []
+    assert all(parameter.grad is None for parameter in run.teacher.parameters())
+
+
+@each
+def test_padding_changes_nothing_to_the_bit(method: Objective) -> None:
+    def padded(with_: int) -> Run:
+        run = run_of(method)
+        x = run.data.x
+        x["input_ids"][run.data.y == UNLABELLED] = with_
+        x["teacher.input_ids"][x["teacher.y"] == UNLABELLED] = with_
+        assert (run.data.y == UNLABELLED).any()
+        assert (x["teacher.y"] == UNLABELLED).any()
+        return trained(run)
+
+    assert differences(ending(padded(0)), ending(padded(99))) == []
+
+
+@each
+def test_completions_whose_tokens_are_cut(method: Objective) -> None:
+    pairs = [("the cat", " sat on the mat\n"), ("the", "m"), ("cat", "s and 字 the mats, the cats, the cats")]
+    found, _ = value(run_of(method, data=Paired.pairs(pairs, Bytes(), LENGTH, teacher=bpe())))
+    assert all(part > 0 for part in found.values())
+
+
+def test_what_is_missing_is_said() -> None:
+    plain = Tokens.packed(TEXTS, Bytes(), LENGTH)
+    for method in (ALM(), ULD(), MinED()):
+        with pytest.raises(SettingError, match=r"Paired\.packed"):
+            run_of(method, data=plain, teacher=seeded(1, gpt, Bytes.vocab_size)).setup()
