@@ -25,6 +25,7 @@ NEEDS = {
     "unlabelled": "unlabelled examples",
     "strong": "a strongly augmented view",
     "sequences": "sequences of tokens",
+    "tokenizers": "texts in the student's and the teacher's tokens",
     "wrong": "right and wrong answers, as masks of these names",
 }
 
