@@ -35,6 +35,7 @@ SIGNALS = {
     "logits": "a teacher's logits",
     "features": "a teacher's embedding or layers",
     "peers": "other students",
+    "itself": "the student's own answers",
 }
 
 

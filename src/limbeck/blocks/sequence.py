@@ -65,7 +65,7 @@ class EMO(Objective):
     def loss(self, step: Step, state: Any) -> Terms:
         output = step.student("x")
         logits = output.logits
-        head = output.head or step.run.students[0].last("student")
+        head: Any = output.head or step.run.students[0].last("student")
         value = emo(logits, step.y, head.weight[: logits.shape[-1]], variant=self.variant, limit=self.limit)
         return {"emo": Term(value, where="labelled")}
 

@@ -158,7 +158,7 @@ def siu(*, forget: tuple[int, ...], where: str | None = None, ce: float = 0.9, k
     example={"layer": "blocks.1"},
 )
 def vidlankd(*, layer: Layer, ratio: float = 1.0, contrast: float = 1.0) -> Objective:
-    """Match the tokens' states of a teacher that has seen videos.
+    """Match a video-taught teacher's states of tokens.
 
     loss = CE(y, q) + ratio (mean_ij (s_i . s_j)^2 - 2 (s_i . t_j)^2 + (t_i . t_j)^2 + contrast NT-Xent(h, g))
     s, t: neurons of student and teacher as unit vectors over a sequence's tokens,  h, g: a token's states
