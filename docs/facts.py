@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from limbeck import Data, Net, registry
+from limbeck import UNLABELLED, Net, registry
 from limbeck.registry import Method
-from tests.conformance import Small, examples, run_of, seeded
+from limbeck.signals import Output
+from tests.conformance import Small, Speaker, data_of, examples, model_of, run_of, seeded
 from tests.parity.test_parity import CASES, LOOSE
 
 RESULTS = Path(__file__).parent.parent / "bench/results"
@@ -75,19 +76,38 @@ class Split(nn.Module):
         return logits
 
 
+class SplitSpeaker(Speaker):
+    """The same of sequences."""
+
+    def __init__(self, logits_of: int, layers_of: int) -> None:
+        super().__init__(6)
+        self.load_state_dict(seeded(layers_of, Speaker, 6).state_dict())
+        self.other = [seeded(logits_of, Speaker, 6)]  # no part of it: its layers have other names
+
+    def forward(self, input_ids: Tensor, **rest: Any) -> Output:
+        super().forward(input_ids)
+        return self.other[0].eval()(input_ids)  # type: ignore[no-any-return]
+
+
+def split(method: Method, logits_of: int, layers_of: int) -> Net:
+    if "sequences" in method.needs:
+        return Net(SplitSpeaker(logits_of, layers_of))
+    return Net(Split(logits_of, layers_of), head="fc")
+
+
 def signals(method: Method) -> list[str]:
-    """A signal is one that a method learns from if another one makes another student."""
+    """A signal is one that a method learns from if another one makes another student; without any, it is itself."""
     x, y = examples(method)
 
     def student(
         labels: Tensor = y, logits: tuple[int, ...] = (1, 2), layers: tuple[int, ...] = (3, 4), peer: int = 1
     ) -> dict[str, Tensor]:
         run = run_of(method)
-        run.data = Data(x, labels, views=run.data.views, classes=10)
-        teachers = [Net(Split(*pair), head="fc") for pair in zip(logits, layers, strict=True)]
+        run.data = data_of(method, x, labels)
+        teachers = [split(method, *pair) for pair in zip(logits, layers, strict=True)]
         run.teacher = teachers if "teachers" in method.needs else teachers[0] if "teacher" in method.needs else None
         if "students" in method.needs:
-            run.student = [seeded(i, Small, 4) for i in (0, peer)]
+            run.student = [seeded(i, model_of(method), 4) for i in (0, peer)]
         run.fit()
         return run.students[0].state_dict()
 
@@ -96,10 +116,10 @@ def signals(method: Method) -> list[str]:
     def differs(**other: Any) -> bool:
         return any(not torch.equal(usual[name], each) for name, each in student(**other).items())
 
-    tried: dict[str, dict[str, Any]] = {"labels": {"labels": torch.where(y >= 0, (y + 1) % 10, y)}}
+    tried: dict[str, dict[str, Any]] = {"labels": {"labels": torch.where(y != UNLABELLED, (y + 1) % 10, y)}}
     if method.needs & {"teacher", "teachers"}:
         # the layers change places: a method may just choose between them
         tried |= {"logits": {"logits": (5, 6)}, "features": {"layers": (4, 3)}}
     if "students" in method.needs:
         tried["peers"] = {"peer": 7}
-    return [name for name, other in tried.items() if differs(**other)]
+    return [name for name, other in tried.items() if differs(**other)] or ["itself"]

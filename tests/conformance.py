@@ -27,7 +27,9 @@ import torch
 from torch import Tensor, nn
 
 from limbeck import SGD, UNLABELLED, Data, Objective, Run, registry
+from limbeck.data import given
 from limbeck.data.named import Images, digits
+from limbeck.data.paired import Paired
 from limbeck.models.gpt import GPT
 from limbeck.records import Cached, Record
 from limbeck.registry import Method
@@ -119,12 +121,50 @@ def texts(rows: int) -> tuple[dict[str, Tensor], Tensor]:
     return {"input_ids": ids}, ids.masked_fill((place < 2) | (place >= LENGTH - short), UNLABELLED)
 
 
+class Letters:
+    """A tokenizer of these tokens, the longest that fits first."""
+
+    def __init__(self, *tokens: str) -> None:
+        self.tokens, self.end, self.vocab_size = tokens, len(tokens), len(tokens) + 1
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = []
+        while text:
+            ids.append(max((i for i, t in enumerate(self.tokens) if text.startswith(t)), key=self.length))
+            text = text[self.length(ids[-1]) :]
+        return ids
+
+    def length(self, token: int) -> int:
+        return len(self.tokens[token])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(self.tokens[i] for i in ids if i != self.end)
+
+    def spell(self, token: int) -> bytes:
+        return b"" if token == self.end else self.tokens[token].encode()
+
+
+#: Of the student and of the teacher; as many tokens, so that one model serves for both.
+TOKENIZERS = Letters(*"abcdefg", "bc", "ce", "ac", "de"), Letters(*"abcde", "ab", "cd", "abc", "ea", "ca", "eb")
+
+
+def two_tokenizations(rows: int) -> Paired:
+    """The same counting, in letters."""
+    ids = texts(rows)[0]["input_ids"] % 5
+    words = ["".join("abcde"[i] for i in row) for row in ids.tolist()]
+    pairs = [(word[:2], word[2 : len(word) - i % 3]) for i, word in enumerate(words)]
+    return Paired.pairs(pairs, TOKENIZERS[0], LENGTH, teacher=TOKENIZERS[1])
+
+
 def noisy(x: Tensor, draw: Callable[[str, int], Tensor]) -> Tensor:
     return x + 0.3 * (draw("noise", x[0].numel()).view_as(x).to(x) - 0.5)
 
 
 def examples(method: Method) -> tuple[Any, Tensor]:
     """Some without a label, unless the method needs all labels."""
+    if "tokenizers" in method.needs:
+        data = two_tokenizations(ROWS)
+        return data.x, given(data.y)
     if "sequences" in method.needs:
         return texts(ROWS)
     x, y = images(ROWS)
@@ -138,6 +178,8 @@ def data_of(method: Method, x: Any, y: Tensor, **masks: Tensor) -> Data:
     if "wrong" in method.needs:
         wrong = torch.arange(len(y)) % 2 == 1
         masks |= {"right": ~wrong, "wrong": wrong}
+    if "tokenizers" in method.needs:
+        return Paired(x, y, *TOKENIZERS, masks=masks)
     views = {"strong": noisy} if "strong" in method.needs else {}
     return Data(x, y, views=views, masks=masks, classes=TOKENS if "sequences" in method.needs else 10)
 
@@ -358,7 +400,7 @@ def check_padding(method: Method) -> None:
     padding = (y != UNLABELLED).flip(1).cumsum(1).flip(1) == 0
     ends = []
     for other in (3, 5):
-        moved = {"input_ids": torch.where(padding, (x["input_ids"] + other) % (TOKENS - 1), x["input_ids"])}
+        moved = x | {"input_ids": torch.where(padding, (x["input_ids"] + other) % (TOKENS - 1), x["input_ids"])}
         ends.append(ending(trained(run_of(method, data=data_of(method, moved, y)))))
     assert differences(*ends) == []
 

@@ -25,6 +25,7 @@ NEEDS = {
     "unlabelled": "unlabelled examples",
     "strong": "a strongly augmented view",
     "sequences": "sequences of tokens",
+    "tokenizers": "texts in the student's and the teacher's tokens",
     "wrong": "right and wrong answers, as masks of these names",
 }
 
@@ -34,6 +35,7 @@ SIGNALS = {
     "logits": "a teacher's logits",
     "features": "a teacher's embedding or layers",
     "peers": "other students",
+    "itself": "the student's own answers",
 }
 
 

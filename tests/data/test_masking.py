@@ -31,7 +31,7 @@ def test_a_block_is_learnt_once_and_what_follows_is_hidden(lengths: list[int], b
             assert places == list(range(places[0], min(places[0] + block, length)))
             assert behind == list(range(places[-1] + 1, length))
         else:
-            assert length % block == 0  # nothing is left for the last block
+            assert length == 0
             assert not behind
 
 

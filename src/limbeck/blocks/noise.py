@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from limbeck.data import Batch, given
 from limbeck.data.named import UNLABELLED
 from limbeck.errors import SettingError
+from limbeck.evaluate import evaluating
 from limbeck.losses.logit import kl
 from limbeck.losses.noise import adaptive_noise, noisy_kl, signal_to_noise
 from limbeck.objective import Objective, Term, Terms
@@ -25,44 +28,50 @@ VIEWS = ("noisy/1", "noisy/2")
 
 
 class Noise(nn.Module):
-    """Noise on the outputs of a net's layers while it is `on`; `chosen` (layers,) bool says of which of them."""
+    """Noise on the outputs of a net's layers, `with noise.on():`; `chosen` (layers,) bool says of which of them."""
 
     chosen: Tensor
 
     def __init__(self, net: Net, layers: tuple[str, ...], std: float, beta: float) -> None:
         super().__init__()
         self.register_buffer("chosen", torch.ones(len(layers), dtype=torch.bool))
-        self.std, self.beta, self.on = std, beta, False
-        self.tokens: Tensor | None = None  # (b, n), those that are no padding
-        self.seen: dict[int, Tensor] = {}
+        self.std, self.beta = std, beta
+        self.active = False
+        self.tokens: Tensor | None = None
+        self.seen: dict[int, Tensor] | None = None  # outputs, if anybody wants them
         for i, name in enumerate(layers):
             net.layer(name, "student").register_forward_hook(partial(self.add, i))
 
     def add(self, i: int, layer: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         hidden = output[0] if isinstance(output, tuple) else output
-        if self.on and bool(self.chosen[i]):
+        if self.active and bool(self.chosen[i]):
             rows = hidden.reshape(len(hidden), -1, hidden.shape[-1])
             noisy = adaptive_noise(rows, torch.randn_like(rows), std=self.std, beta=self.beta, mask=self.tokens)
             hidden = noisy.view_as(hidden)
-        if not self.training:  # it is choosing
+        if self.seen is not None:
             self.seen[i] = hidden
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
+    @contextmanager
+    def on(self, tokens: Tensor | None = None) -> Iterator[None]:
+        """tokens (b, n) bool: those that are no padding; None: all."""
+        self.active, self.tokens = True, tokens
+        yield
+        self.active, self.tokens = False, None
+
     @torch.no_grad()
-    def choose(self, most: int, which: Literal["largest", "lowest"], net: Net, x: Any, passes: int = 10) -> None:
-        """Keep the layers with the largest or lowest mean signal-to-noise ratio when all are perturbed."""
-        modes = net.training
-        self.eval(), net.eval()
-        net(x)
-        clean, ratios = dict(self.seen), torch.zeros(len(self.chosen))
-        self.on = True
-        for _ in range(passes):
+    def ratios(self, net: Net, x: Any, passes: int = 10) -> Tensor:
+        """(layers,): each one's signal-to-noise ratio, the sum over some passes with all of them perturbed."""
+        with evaluating(net):
+            self.seen = {}
             net(x)
-            ratios += torch.stack([signal_to_noise(clean[i], self.seen[i]).cpu() for i in range(len(ratios))])
-        self.on, self.seen = False, {}
-        self.train(), net.train(modes)
-        kept = ratios.topk(most, largest=which == "largest").indices
-        self.chosen.fill_(False)[kept.to(self.chosen.device)] = True
+            clean, total = dict(self.seen), torch.zeros(len(self.chosen))
+            for _ in range(passes):
+                with self.on():
+                    net(x)
+                total += torch.stack([signal_to_noise(clean[i], self.seen[i]).cpu() for i in range(len(total))])
+            self.seen = None
+        return total
 
 
 @dataclass(frozen=True)
@@ -102,7 +111,8 @@ class NoisySelf(Objective):
         noise = Noise(net, self.layers, self.std, self.beta)
         if self.most is not None and self.most < len(self.layers):
             batch = run.on_device(next(run.train_data.batches(run.plan(0)[:1], seed=run.seed)))
-            noise.choose(self.most, self.which, net, batch.view("x"))
+            ratios = noise.ratios(net, batch.view("x"))
+            noise.chosen.fill_(False)[ratios.topk(self.most, largest=self.which == "largest").indices] = True
         return noise
 
     def prepare(self, batch: Batch, step: Step, state: Any) -> Batch:
@@ -112,10 +122,8 @@ class NoisySelf(Objective):
 
     def loss(self, step: Step, state: Any) -> Terms:
         clean = step.student("x").logits
-        state.tokens = None if step.batch.positions is None else before_the_last_label(given(step.batch.y))
-        state.on = True
-        first, second = (step.student(name).logits for name in VIEWS)
-        state.on = False
+        with state.on(None if step.batch.positions is None else before_the_last_label(given(step.batch.y))):
+            first, second = (step.student(name).logits for name in VIEWS)
         soft = noisy_kl(clean, torch.stack([first, second]), tau=self.tau, detach=self.detach)
         return {
             "soft": Term(self.soft * soft, where="labelled"),

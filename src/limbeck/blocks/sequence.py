@@ -65,8 +65,8 @@ class EMO(Objective):
     def loss(self, step: Step, state: Any) -> Terms:
         output = step.student("x")
         logits = output.logits
-        weight: Any = (output.head or step.run.students[0].last("student")).weight
-        value = emo(logits, step.y, weight[: logits.shape[-1]], variant=self.variant, limit=self.limit)
+        head: Any = output.head or step.run.students[0].last("student")
+        value = emo(logits, step.y, head.weight[: logits.shape[-1]], variant=self.variant, limit=self.limit)
         return {"emo": Term(value, where="labelled")}
 
 

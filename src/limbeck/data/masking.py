@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -29,19 +28,17 @@ def semi_autoregressive(
     (Chen et al. 2025, dParallel; LLaDA/llada_train.py, which draws its tokens anew for the whole batch at every
     example, where here each example has its own).
 
-    answer: the tokens of the answers, without prompts. u: (b, 1 + t) uniform numbers in [0, 1). The first block to
-        learn is any of 0..floor(length / block), the last of them all that is left, which may be nothing.
+    answer: the tokens of the answers, without prompts. u: (b, 1 + t) uniform numbers in [0, 1). All blocks are equally
+        likely, the last one may be shorter (the authors also draw an empty one behind answers of whole blocks).
     ratio: of the block, what `first` hides, as (1 - eps) ratio + eps.
     """
     if block < 1 or not 0 <= ratio <= 1:
         raise SettingError(
             f"semi_autoregressive takes block >= 1 and ratio in [0, 1]; got block={block}, ratio={ratio}"
         )
-    length = answer.sum(1)
-    blocks = length // block
-    number = (u[:, 0] * (blocks + 1)).long()
-    start = number * block
-    end = torch.where(number == blocks, length, start + block)
+    blocks = (answer.sum(1) + block - 1) // block
+    start = (u[:, 0] * blocks).long().minimum(blocks - 1) * block  # the product may round up
+    end = start + block
     place = answer.cumsum(1) - 1
     active = answer & (place >= start[:, None]) & (place < end[:, None])
     hidden = u[:, 1:] < (1 - eps) * ratio + eps

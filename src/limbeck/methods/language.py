@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from limbeck.blocks.divergence import JSD, SkewKL
+from limbeck.blocks.alignment import ALM, ULD, MinED
+from limbeck.blocks.divergence import JSD, ReverseKL, SkewKL
 from limbeck.blocks.feature import Layer
 from limbeck.blocks.language import OnPolicy, RewardedKL
-from limbeck.blocks.logit import CE
+from limbeck.blocks.logit import CE, KL
 from limbeck.blocks.noise import NoisySelf
 from limbeck.blocks.sequence import EISL, EMO, REDI, CertaintyForcing, FlipFlop, MaskedKL, TokenStates
+from limbeck.losses.alignment import Compare
 from limbeck.objective import Objective
 from limbeck.registry import method
 
@@ -157,7 +159,7 @@ def siu(*, forget: tuple[int, ...], where: str | None = None, ce: float = 0.9, k
     example={"layer": "blocks.1"},
 )
 def vidlankd(*, layer: Layer, ratio: float = 1.0, contrast: float = 1.0) -> Objective:
-    """Match the states of a teacher that has seen videos.
+    """Match a video-taught teacher's states of tokens.
 
     loss = CE(y, q) + ratio (mean_ij (s_i . s_j)^2 - 2 (s_i . t_j)^2 + (t_i . t_j)^2 + contrast NT-Xent(h, g))
     s, t: neurons of student and teacher as unit vectors over a sequence's tokens,  h, g: a token's states
@@ -166,6 +168,67 @@ def vidlankd(*, layer: Layer, ratio: float = 1.0, contrast: float = 1.0) -> Obje
     of the authors' runs have contrast = 0.
     """
     return CE() + ratio * TokenStates(layer, contrast=contrast)
+
+
+@method(paper="Liu et al. 2024, DDK, arXiv:2407.16154", needs=("teacher", "labels"))
+def ddk(*, gamma: float = 0.2, tau: float = 1.0, reverse: bool = False) -> Objective:
+    """Learn most from the domains where the student is behind.
+
+    loss = CE(y, q) + gamma tau^2 KL(p_tau || q_tau), or with reverse=True KL(q_tau || p_tau)
+
+    The domains' shares are what is new: run it with procedures.domains.Mixture. The paper writes the student first,
+    which may mean either direction.
+    """
+    return CE() + gamma * (ReverseKL(tau) if reverse else KL(tau))
+
+
+# --- a teacher with another tokenizer -----------------------------------------------------------------------------
+
+
+@method(
+    paper="Minixhofer et al. 2025, ALM, arXiv:2503.20083",
+    needs=("teacher", "labels", "sequences", "tokenizers"),
+    example={"weight": 100.0},
+)
+def alm(*, weight: float, compare: Compare = "kl", tau: float = 100.0, merge: float | None = 0.1) -> Objective:
+    """Make chunks of text as likely as a teacher makes them.
+
+    loss = CE(y, q) + weight mean_c KL(exp(l_t / tau), exp(l_s / tau)),  KL of the two answers yes and no
+    l: log probability of a chunk c of text which both tokenizers cut out, and that a word ends behind it
+
+    The gradient of f is about 1 / tau small; the authors give no weight but balance the terms, as does
+    GradMag(CE() + ALM(merge=0.1), layer="the last"). merge: chunks are joined up to where the teacher finds the end of
+    a word that likely; None: neither that nor the word's end. Without their loss of hidden states, which they found to
+    help only where the student is made of the teacher, and without their precomputed "unbiased" chunks.
+    """
+    return CE() + weight * ALM(compare, tau, merge)
+
+
+@method(paper="Boizard et al. 2024, ULD, arXiv:2402.12030", needs=("teacher", "labels", "sequences", "tokenizers"))
+def uld(*, weight: float = 1.5, tau: float = 1.0) -> Objective:
+    """Match sorted probabilities, whatever the tokens are.
+
+    loss = CE(y, q) + weight sum_i |q_(i) - p_(i)|,  the i-th largest at tau, of the tokens in the same place
+
+    A baseline that knows nothing of the vocabularies. weight: the authors' 1.5.
+    """
+    return CE() + weight * ULD(tau)
+
+
+@method(
+    paper="Wan et al. 2024, FuseLLM, arXiv:2401.10491",
+    needs=("teacher", "labels", "sequences", "tokenizers"),
+    example={"weight": 1.0},
+)
+def mined(*, weight: float, tau: float = 1.0) -> Objective:
+    """Map each token to the teacher's of least edit distance.
+
+    loss = CE(y, q) + weight m,  m = tau^2 KL(p'_tau || q_tau) where a token has the bytes of one of the teacher's
+    p': p at the teacher's tokens nearest to the student's;  elsewhere m = CE(y, q)
+
+    A baseline, of one teacher; FuseLLM fuses several.
+    """
+    return CE() + weight * MinED(tau)
 
 
 # --- texts of the student's own -----------------------------------------------------------------------------------

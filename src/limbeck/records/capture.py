@@ -137,7 +137,7 @@ def ask(teacher: Any, batch: Batch, view: str, device: torch.device) -> Output:
     if device.type != "cpu":
         batch = batch.to(lambda x: moved(x, device))
     with torch.no_grad():
-        return step.ask(teacher, batch, view)
+        return step.ask(teacher, batch.of("teacher"), view)
 
 
 def moved(x: Any, device: torch.device) -> Any:
