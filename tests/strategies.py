@@ -210,7 +210,7 @@ LOSSES = {
     "rkd_distance": Loss("features", lambda s, t, y: losses.rkd_distance(s, t), divergence=True, couples=True),
     "sinkhorn_distance": Loss("logits", lambda s, t, y: losses.sinkhorn_distance(s, t), couples=True),
     "skew_kl": Loss("logits", lambda s, t, y: losses.skew_kl(s, t, skew=0.1), divergence=True),
-    "skew_kl/reverse": Loss("logits", lambda s, t, y: losses.skew_kl(t, s, skew=0.1), divergence=True),
+    "skew_reverse_kl": Loss("logits", lambda s, t, y: losses.skew_reverse_kl(s, t, skew=0.1), divergence=True),
     "smooth_adv_comp_sum": Loss("logits", lambda s, t, y: losses.smooth_adv_comp_sum(s, t, y, rho=0.5), labels=True),
     "symmetric_kl": Loss("logits", lambda s, t, y: losses.symmetric_kl(s, t), divergence=True),
     "symmetric_kl/0": Loss("logits", lambda s, t, y: losses.symmetric_kl(s, t, eps=0.0), divergence=True),
@@ -228,6 +228,7 @@ LOSSES = {
 #: Public, but not losses of rows: each has its tests beside those of its file.
 OTHERS = {
     "Chunked",
+    "Linear",
     "Vote",
     "adaptive_noise",
     "aggregate",
@@ -244,6 +245,8 @@ OTHERS = {
     "expected",
     "feature_variance",
     "hl_gauss",
+    "linear_cross_entropy",
+    "linear_divergence",
     "mapped",
     "merged_chunks",
     "mid_points",

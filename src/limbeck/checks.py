@@ -98,14 +98,16 @@ def answer(role: str, net: Any, batch: Batch) -> Output:
     """The output of a model on the batch; an input that it cannot take is described."""
     try:
         output = Player(batch, role, net)("x")
-    except (TypeError, RuntimeError, ValueError) as error:
+    except (TypeError, RuntimeError, ValueError, IndexError) as error:
         if isinstance(error, LimbeckError):
             raise
         model = getattr(net, "net", net)
         name = type(getattr(model, "module", model)).__name__
+        mend = "Hand it over another way with Net(model, forward=lambda module, x: ...)"
+        if isinstance(error, IndexError) and batch.vocabulary is not None:
+            mend = f"The vocabulary has {batch.vocabulary} tokens: build the model for as many"
         raise ShapeError(
-            f"the {role} ({name}) cannot take this input ({described(batch.view('x'))}): {error}. "
-            f"Hand it over another way with Net(model, forward=lambda module, x: ...)"
+            f"the {role} ({name}) cannot take this input ({described(batch.view('x'))}): {error}. {mend}"
         ) from error
     if ".logits" in output.shapes:
         finite(f"logits of the {role}", output.logits)

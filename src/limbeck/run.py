@@ -65,10 +65,11 @@ class Bundle(nn.Module):
 class Run:
     """See the module's docstring; fields that are not obvious:
 
-    student: a model, or several that teach each other. teacher: None, a model, or several (a committee).
+    student: a model, or several that teach each other. teacher: None, a model, the folder of a
+        transformers model, or several (a committee).
     data, test: Data, `(x, y)` tensors, a Dataset or DataLoader. Batches of data are seeded; see `limbeck.data`.
     batch_size: rows per optimiser step, over all ranks. micro_batch: rows per forward, to save memory; None: all.
-        A last batch with fewer than two rows per forward is left out.
+        A last batch with fewer than two examples per forward is left out, unless they are texts.
     unlabelled: unlabelled rows per labelled row of a batch; None: all examples alike.
     clip: largest norm of the gradient. precision, devices, accelerator, strategy, loggers: as in Fabric.
     compile: torch.compile the models. channels_last: memory format of images; None: on CUDA.
@@ -78,7 +79,7 @@ class Run:
     student: nn.Module | Sequence[nn.Module]
     data: Any
     method: Objective
-    teacher: nn.Module | Teacher | Sequence[nn.Module | Teacher] | None = None
+    teacher: nn.Module | Teacher | Path | str | Sequence[nn.Module | Teacher | Path | str] | None = None
     test: Any = None
     epochs: int = 30
     batch_size: int = 128
@@ -111,11 +112,10 @@ class Run:
         self.test_data = None if self.test is None else as_data(self.test)
         checks.examples(self.train_data)
         students = list(self.student) if isinstance(self.student, Sequence) else [self.student]
-        teachers = [] if self.teacher is None else self.teacher
+        given = [] if self.teacher is None else self.teacher
+        teachers = given if isinstance(given, Sequence) and not isinstance(given, str) else [given]
         self.students: list[Net] = [as_net(student) for student in students]
-        self.teachers = [
-            as_teacher(teacher) for teacher in (teachers if isinstance(teachers, Sequence) else [teachers])
-        ]
+        self.teachers = [as_teacher(teacher) for teacher in teachers]
         for role, layer in sorted(self.method.reads):
             for net in self.students if role == "student" else self.teachers:
                 net.read([layer], owner=role)
@@ -266,7 +266,8 @@ class Run:
     def plan(self, epoch: int) -> list[Tensor]:
         """The ids of this epoch's optimiser steps; too small a last batch is left out."""
         ids = plan(self.train_data, self.batch_size, seed=self.seed, epoch=epoch, unlabelled=self.unlabelled)
-        if len(ids) > 1 and len(ids[-1]) < 2 * self.fabric.world_size * self.num_micros(len(ids[-1])):
+        least = 1 if self.train_data.of_tokens else 2  # for batch statistics
+        if len(ids) > 1 and len(ids[-1]) < least * self.fabric.world_size * self.num_micros(len(ids[-1])):
             ids.pop()
         return ids
 
@@ -358,12 +359,15 @@ class Run:
         return predict(net, views)
 
     def evaluate(self) -> Row:
-        """The first student on the test data: accuracy, nll, ece, and with one teacher agreement and kl."""
+        """The first student on the test data: accuracy, nll, ece, and with one teacher agreement and kl; of tokens
+        perplexity and bits per byte too."""
         from limbeck.evaluate import fidelity, scores
 
         data = self.test_data
         if data is None or data.y is None:
             raise SettingError("evaluation needs labelled test data: give Run(test=(x, y))")
+        if data.of_tokens:
+            return self.evaluate_tokens(data)
         logits = self.predict(self.students[0])
         row: Row = dict(scores(logits, data.y))
         if len(self.teachers) == 1 and isinstance(self.teachers[0], nn.Module):
@@ -372,6 +376,15 @@ class Run:
             if self.teacher_logits.shape == logits.shape:
                 row |= fidelity(logits, self.teacher_logits)
         return row
+
+    def evaluate_tokens(self, data: Data) -> Row:
+        from limbeck.data.text import Tokens
+        from limbeck.language import scores
+
+        if not isinstance(data, Tokens):
+            raise SettingError("test data with labels of tokens is limbeck.data.text.Tokens, which knows its tokenizer")
+        teacher = self.teachers[0] if len(self.teachers) == 1 and isinstance(self.teachers[0], nn.Module) else None
+        return dict(scores(self.students[0], data, teacher, batch_size=self.batch_size, move=self.moved))
 
     def log(self, row: Row) -> None:
         numbers = {name: number for name, number in row.items() if isinstance(number, int | float)}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -143,13 +145,36 @@ def only(teachers: Sequence[Any]) -> Any:
 
 
 def as_teacher(teacher: Any) -> Any:
-    """A teacher as it is (it can `read`), or a module, frozen."""
+    """A teacher as it is (it can `read`), or a module, frozen; a folder is that of a transformers model."""
+    if isinstance(teacher, str | Path):
+        teacher = saved(Path(teacher))
     if isinstance(teacher, nn.Module) and not isinstance(teacher, Frozen | Committee) and not is_teacher(teacher):
         return Frozen(teacher)
     if isinstance(teacher, nn.Module) or is_teacher(teacher):
         return teacher
     kind = type(teacher).__name__
-    raise SettingError(f"a teacher is an nn.Module, or has read() and __call__(x, view, index); got a {kind}")
+    raise SettingError(
+        f"a teacher is an nn.Module, the folder of one, or has read() and __call__(x, view, index); got a {kind}"
+    )
+
+
+def saved(folder: Path) -> nn.Module:
+    """A transformers model from the folder where `save_pretrained` put it: causal, seq2seq or a classifier, whichever
+    it was. Weights are safetensors only, and no code of the folder is run."""
+    if not (folder / "config.json").is_file():
+        raise SettingError(
+            f"{folder} holds no transformers model (no config.json): give the folder of save_pretrained, or the model"
+        )
+    import transformers
+
+    names = json.loads((folder / "config.json").read_text()).get("architectures") or ["AutoModel"]
+    kind = getattr(transformers, names[0], None)
+    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
+        raise SettingError(
+            f"transformers knows no {names[0]}, which {folder} holds: load the model and give it as it is"
+        )
+    model: nn.Module = kind.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    return model
 
 
 def is_teacher(teacher: Any) -> bool:

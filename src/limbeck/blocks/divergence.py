@@ -5,8 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from limbeck.blocks.tiles import compared
 from limbeck.errors import SettingError
-from limbeck.losses.divergence import balanced_kl, jsd, reverse_kl, skew_kl, topk_kl, total_variation
+from limbeck.losses.divergence import (
+    balanced_kl,
+    jsd,
+    reverse_kl,
+    skew_kl,
+    skew_reverse_kl,
+    topk_kl,
+    total_variation,
+)
 from limbeck.losses.inputs import probabilities, wide
 from limbeck.losses.logit import cross_entropy, kl
 from limbeck.objective import Objective, Term, Terms
@@ -21,7 +30,7 @@ class ReverseKL(Objective):
     tau: float = 1.0
 
     def loss(self, step: Step, state: Any) -> Terms:
-        return {"reverse_kl": reverse_kl(step.student("x").logits, step.teacher("x").logits, tau=self.tau)}
+        return {"reverse_kl": compared(reverse_kl, step.student("x"), step.teacher("x"), tau=self.tau)}
 
 
 @dataclass(frozen=True)
@@ -34,8 +43,8 @@ class SkewKL(Objective):
     reverse: bool = False
 
     def loss(self, step: Step, state: Any) -> Terms:
-        pair = step.student("x").logits, step.teacher("x").logits
-        return {"skew_kl": skew_kl(*(pair[::-1] if self.reverse else pair), skew=self.skew, tau=self.tau)}
+        loss = skew_reverse_kl if self.reverse else skew_kl
+        return {"skew_kl": compared(loss, step.student("x"), step.teacher("x"), skew=self.skew, tau=self.tau)}
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ class JSD(Objective):
     tau: float = 1.0
 
     def loss(self, step: Step, state: Any) -> Terms:
-        return {"jsd": jsd(step.student("x").logits, step.teacher("x").logits, beta=self.beta, tau=self.tau)}
+        return {"jsd": compared(jsd, step.student("x"), step.teacher("x"), beta=self.beta, tau=self.tau)}
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,7 @@ class TotalVariation(Objective):
     tau: float = 1.0
 
     def loss(self, step: Step, state: Any) -> Terms:
-        return {"tv": total_variation(step.student("x").logits, step.teacher("x").logits, tau=self.tau)}
+        return {"tv": compared(total_variation, step.student("x"), step.teacher("x"), tau=self.tau)}
 
 
 @dataclass(frozen=True)

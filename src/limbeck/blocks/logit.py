@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 
+from limbeck.blocks.tiles import compared
 from limbeck.errors import SettingError
 from limbeck.losses.inputs import wide
 from limbeck.losses.logit import cross_entropy, kl
@@ -20,7 +21,7 @@ class CE(Objective):
     """Cross-entropy with the labels, over the labelled examples."""
 
     def loss(self, step: Step, state: Any) -> Terms:
-        return {"ce": Term(cross_entropy(step.student("x").logits, step.y), where="labelled")}
+        return {"ce": Term(compared(cross_entropy, step.student("x"), None, step.y), where="labelled")}
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class KL(Objective):
     tau: float = 1.0
 
     def loss(self, step: Step, state: Any) -> Terms:
-        return {"kl": kl(step.student("x").logits, step.teacher("x").logits, tau=self.tau)}
+        return {"kl": compared(kl, step.student("x"), step.teacher("x"), tau=self.tau)}
 
 
 @dataclass(frozen=True)

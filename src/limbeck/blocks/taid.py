@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from limbeck.blocks.tiles import compared
 from limbeck.errors import SettingError
 from limbeck.losses.divergence import taid
 from limbeck.objective import Objective, Terms
@@ -63,7 +64,7 @@ class TAID(Objective):
         return Wander(self.start)
 
     def loss(self, step: Step, state: Any) -> Terms:
-        rows = taid(step.student("x").logits, step.teacher("x").logits, t=state.t)
+        rows = compared(taid, step.student("x"), step.teacher("x"), t=state.t)
         step.keep(taid=rows)
         return {"taid": rows}
 

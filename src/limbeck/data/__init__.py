@@ -212,6 +212,11 @@ class Data:
         return self.num_examples
 
     @property
+    def of_tokens(self) -> bool:
+        """Has each token a label, not each example?"""
+        return self.y is not None and self.y.dim() > 1
+
+    @property
     def num_rows(self) -> int:
         """Examples, or places of tokens: one more than the largest id of a row."""
         return self.num_examples if self.y is None else self.y.numel()
@@ -242,7 +247,7 @@ class Data:
             masks = {name: mask[index] for name, mask in self.masks.items()}
             if self.y is not None:
                 y = self.y[index]
-            vocabulary = self.num_classes if y is not None and y.dim() > 1 else None
+            vocabulary = self.num_classes if self.of_tokens else None
             settings = {"seed": seed, "epoch": epoch, "vocabulary": vocabulary, "speak": self.speak}
             yield Batch(inputs, y, index, views=self.views, masks=masks, **settings)  # type: ignore[arg-type]
 

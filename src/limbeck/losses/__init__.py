@@ -15,6 +15,7 @@ from limbeck.losses.divergence import (
     masked_kl,
     reverse_kl,
     skew_kl,
+    skew_reverse_kl,
     taid,
     topk_kl,
     total_variation,
@@ -22,6 +23,7 @@ from limbeck.losses.divergence import (
 from limbeck.losses.feature import attention_map, attention_transfer, mse, nst
 from limbeck.losses.joint import aggregate, joint_cross_entropy
 from limbeck.losses.label import bias_weight, correctness_aware, dco, dco_factor, feature_variance, tri_bce
+from limbeck.losses.linear import Linear, linear_cross_entropy, linear_divergence
 from limbeck.losses.logit import cross_entropy, kl
 from limbeck.losses.noise import adaptive_noise, noisy_kl, signal_to_noise
 from limbeck.losses.overlap import anyloss, dice, dice_set
@@ -46,6 +48,7 @@ from limbeck.losses.value import expected, hl_gauss, mid_points, two_hot
 
 __all__ = [
     "Chunked",
+    "Linear",
     "Vote",
     "adaptive_noise",
     "aggregate",
@@ -83,6 +86,8 @@ __all__ = [
     "jsd",
     "kl",
     "ldr",
+    "linear_cross_entropy",
+    "linear_divergence",
     "mapped",
     "margin_shift",
     "masked_kl",
@@ -108,6 +113,7 @@ __all__ = [
     "sinkhorn",
     "sinkhorn_distance",
     "skew_kl",
+    "skew_reverse_kl",
     "smooth_adv_comp_sum",
     "standardise",
     "symmetric_kl",

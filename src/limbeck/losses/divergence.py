@@ -46,6 +46,14 @@ def skew_kl(
     return -(p.exp() * mixed(q, p, skew)[0]).sum(-1) * tau**2
 
 
+def skew_reverse_kl(
+    student: Float[Tensor, "*b c"], teacher: Float[Tensor, "*b c"], *, skew: float, tau: float = 1.0
+) -> Float[Tensor, "*b"]:
+    """tau**2 KL(q || skew q + (1 - skew) p): `skew_kl` with the two changed over (Ko et al. 2024, section 3.1)."""
+    student, teacher = comparable(student, teacher, tau=tau)
+    return skew_kl(teacher, student, skew=skew, tau=tau)
+
+
 def jsd(
     student: Float[Tensor, "*b c"], teacher: Float[Tensor, "*b c"], *, beta: float = 0.5, tau: float = 1.0
 ) -> Float[Tensor, "*b"]:

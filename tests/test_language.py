@@ -1,0 +1,315 @@
+"""Language models: what is predicted, what is not, and texts that the student writes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from limbeck import CE, JSD, KL, SGD, TAID, AdamW, Data, Output, ReverseKL, Run, SkewKL, TotalVariation, blocks
+from limbeck.blocks import tiles
+from limbeck.blocks.language import OnPolicy, RewardedKL
+from limbeck.data import UNLABELLED
+from limbeck.data.text import Bytes, Tokens
+from limbeck.errors import DataError, SettingError, ShapeError
+from limbeck.generate import generate
+from limbeck.language import distinct, scores
+from limbeck.models.gpt import GPT
+from limbeck.signals import as_net
+from limbeck.step import Player
+from tests.conformance import differences, ending
+
+PAIRS = [("1+1=", "2"), ("12+30=", "42"), ("a", "abcabc"), ("", "xyz"), ("2+2=", "4"), ("b", "bc")]
+TEXT = "the quick brown fox jumps over the lazy dog. " * 8
+
+
+def gpt(seed: int = 0, vocab_size: int = 257, **settings: Any) -> GPT:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = GPT(vocab_size, **{"width": 16, "depth": 2, "heads": 2, **settings})
+        return model.apply(lambda module: scaled(module, 5.0))  # far from uniform answers
+
+
+def scaled(module: nn.Module, factor: float) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding):
+        module.weight.data.mul_(factor)
+
+
+def pairs() -> Tokens:
+    return Tokens.pairs(PAIRS, Bytes(), 16)
+
+
+def run(method: Any = None, **fields: Any) -> Run:
+    given: dict[str, Any] = {
+        "student": gpt(), "teacher": gpt(1, width=24), "data": pairs(), "method": method or CE() + KL(2.0),
+        "epochs": 2, "batch_size": 3, "optimizer": AdamW(0.01), "accelerator": "cpu",
+    }  # fmt: skip
+    return Run(**given | fields)
+
+
+def trained(**fields: Any) -> Run:
+    trained = run(**fields)
+    trained.fit()
+    return trained
+
+
+# ---- what a row is --------------------------------------------------------------------------------------------------
+
+
+class Parrot(nn.Module):
+    """Predicts that each token is followed by itself plus one; the margin is a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.margin = nn.Parameter(torch.tensor(3.0))
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.margin * nn.functional.one_hot((input_ids + 1) % 257, 257).float()
+
+
+def test_each_token_is_predicted_from_those_before_it() -> None:
+    x = torch.arange(20).view(2, 10)
+    row = run(CE(), student=Parrot(), teacher=None, data=Tokens({"input_ids": x}, x, Bytes()), batch_size=2, epochs=1,
+              optimizer=SGD(0.0)).fit()[-1]  # fmt: skip
+    right = -torch.tensor([3.0, *[0.0] * 256]).log_softmax(0)[0]
+    assert row["terms"]["ce"] == pytest.approx(float(right))
+
+
+def test_rows_are_the_completions_tokens() -> None:
+    batch = next(pairs().batches([torch.tensor([1, 3])]))
+    end = Bytes.end
+    assert batch.row_labels is not None
+    assert batch.row_labels.tolist() == [*b"42", end, *b"xyz", end]
+    assert batch.row_index.tolist() == [16 + 6, 16 + 7, 16 + 8, 48 + 1, 48 + 2, 48 + 3, 48 + 4]
+    student = Player(batch, "student", run().student)  # type: ignore[arg-type]
+    ids = batch.inputs["input_ids"]
+    whole = gpt()(ids).logits
+    assert torch.equal(Player(batch, "s", lambda x, view, index: Output({".logits": gpt()(**x).logits}))("x").logits,
+                       torch.cat([whole[0, 5:8], whole[1, 0:4]]))  # fmt: skip
+    assert student.batch.mask("sequences").tolist() == [True, True]
+
+
+@pytest.mark.parametrize("method", [CE() + KL(2.0), JSD(0.3), TAID(), ReverseKL() + CE()])
+def test_what_stands_in_the_padding_changes_nothing_to_the_bit(method: Any) -> None:
+    plain, other = pairs(), pairs()
+    ids = other.x["input_ids"]
+    for row, y in zip(ids, plain.y, strict=True):  # type: ignore[arg-type]
+        last = int((y != UNLABELLED).nonzero().max())
+        row[last + 1 :] = torch.randint(256, row[last + 1 :].shape, generator=torch.Generator().manual_seed(last))
+    assert not torch.equal(plain.x["input_ids"], ids)
+    a, b = trained(data=plain, method=method), trained(data=other, method=method)
+    assert not differences(ending(a), ending(b))
+
+
+def test_a_prompt_is_seen_and_not_predicted() -> None:
+    first = next(pairs().batches([torch.arange(6)]))
+    other = next(Tokens.pairs([("9" + p[1:], c) for p, c in PAIRS], Bytes(), 16).batches([torch.arange(6)]))
+    assert [PAIRS[3][0], *first.row_labels.tolist()][1:][:2] == first.row_labels.tolist()[:2]  # type: ignore[union-attr]
+    a = Player(first, "s", lambda x, view, index: gpt()(**x))("x").logits
+    b = Player(other, "s", lambda x, view, index: gpt()(**x))("x").logits
+    assert not torch.allclose(a[:3], b[:3])
+
+
+@pytest.mark.parametrize("micro", [1, 2])
+def test_split_batches_give_the_same_step(micro: int) -> None:
+    plain = {"epochs": 1, "optimizer": SGD(0.1)}  # Adam makes a step of the least rounding error
+    whole, split = trained(**plain), trained(**plain, micro_batch=micro)
+    for a, b in zip(whole.bundle.state_dict().values(), split.bundle.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+    assert split.history[-1]["loss"] == pytest.approx(whole.history[-1]["loss"], rel=1e-4)
+
+
+DIVERGENCES = [KL(2.0), ReverseKL(), JSD(0.3), SkewKL(0.1), SkewKL(0.1, reverse=True), TotalVariation()]
+
+
+@pytest.mark.parametrize("method", DIVERGENCES, ids=repr)
+@pytest.mark.parametrize("large", [False, True])
+def test_equal_models_give_nothing_also_with_a_padded_head(
+    method: Any, large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tiles, "LARGE", 0 if large else 1 << 60)
+    teacher, student = gpt(vocab_size=300), gpt()
+    student.load_state_dict({k: v[:257] if len(v) == 300 else v for k, v in teacher.state_dict().items()})
+    row = run(method, student=student, teacher=teacher, epochs=1, optimizer=SGD(0.0)).fit()[-1]
+    assert row["loss"] == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("method", [*DIVERGENCES, CE(), TAID()], ids=repr)
+def test_large_logits_are_never_made(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    dense = trained(method=method, epochs=1)
+    monkeypatch.setattr(tiles, "LARGE", 0)
+    tiled = run(method, epochs=1)
+    tiled.setup()
+    monkeypatch.setattr("limbeck.signals.Head.__call__", None)  # whoever makes all of them, fails
+    monkeypatch.setattr("limbeck.losses.linear.Linear.__call__", lambda self, rows: nn.functional.linear(
+        self.hidden[rows], self.head.weight))  # fmt: skip
+    tiled.fit()
+    for a, b in zip(dense.bundle.state_dict().values(), tiled.bundle.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_a_vocabulary_that_is_larger_than_the_head_is_told() -> None:
+    with pytest.raises(ShapeError, match="The vocabulary has 257 tokens: build the model for as many"):
+        run(student=gpt(vocab_size=200)).setup()
+    with pytest.raises(ShapeError, match="the vocabulary has 257 tokens and the model 200 logits"):
+        run(student=Short()).setup()
+
+
+class Short(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Embedding(257, 8), nn.Linear(8, 200))
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.body(input_ids)
+
+
+def test_labels_of_tokens_for_a_model_of_whole_sequences() -> None:
+    class Mean(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = gpt()
+
+        def forward(self, input_ids: Tensor) -> Tensor:
+            return self.body(input_ids).logits.mean(1)
+
+    with pytest.raises(ShapeError, match="no signal has a row for each"):
+        run(student=Mean()).setup()
+
+
+# ---- texts that the student writes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [OnPolicy(JSD(0.5), rate=0.5), OnPolicy(RewardedKL(), rate=1.0)], ids=repr)
+def test_interrupted_writing_goes_on_to_the_bit(method: Any, tmp_path: Path) -> None:
+    whole = trained(method=method, epochs=3)
+    first = run(method, epochs=3)
+    first.setup()
+    with pytest.raises(KeyboardInterrupt):
+        stop_after(first, 1)
+    first.save(tmp_path / "part.ckpt")
+    second = run(method, epochs=3)
+    second.load(tmp_path / "part.ckpt")
+    second.fit()
+    assert not differences(ending(whole), ending(second))
+
+
+def stop_after(run: Run, epochs: int) -> None:
+    class Stop:
+        def step(self, run: Run) -> None: ...
+
+        def epoch(self, run: Run, row: Any) -> None:
+            if row["epoch"] == epochs:
+                raise KeyboardInterrupt
+
+    run.watcher = Stop()
+    run.fit()
+
+
+def test_the_student_writes_completions_and_keeps_prompts() -> None:
+    seen = []
+
+    class Look(JSD):
+        def loss(self, step: Any, state: Any) -> Any:
+            seen.append((step.batch.inputs["input_ids"].clone(), step.batch.y.clone(), step.batch.index))
+            return super().loss(step, state)
+
+    data = pairs()
+    run(OnPolicy(Look(0.5), rate=1.0), data=data, epochs=1).fit()
+    for ids, y, index in seen:
+        for row, labels, i in zip(ids, y, index.tolist(), strict=True):
+            prompt = int((data.y[i] != UNLABELLED).int().argmax())  # type: ignore[index]
+            assert torch.equal(row[:prompt], data.x["input_ids"][i, :prompt])
+            where = (labels != UNLABELLED).nonzero().flatten()
+            assert where.tolist() == list(range(prompt, prompt + len(where)))
+            assert torch.equal(row[where], labels[where])
+            assert len(where) == 16 - prompt or int(row[where[-1]]) == Bytes.end
+
+
+def test_rate_0_is_the_data_and_settings_are_checked() -> None:
+    a, b = trained(method=JSD(0.5)), trained(method=OnPolicy(JSD(0.5), rate=0.0))
+    assert a.history[-1]["loss"] == b.history[-1]["loss"]
+    with pytest.raises(SettingError, match=r"rate in \[0, 1\]"):
+        OnPolicy(JSD(0.5), rate=2.0)
+    with pytest.raises(SettingError, match="give data of tokens"):
+        run(OnPolicy(CE(), rate=1.0), student=nn.Linear(3, 2), teacher=None,
+            data=Data(torch.randn(8, 3), torch.arange(8) % 2)).setup()  # fmt: skip
+
+
+def test_a_text_s_reward_is_what_its_later_tokens_gain() -> None:
+    class Place:
+        batch = next(pairs().batches([torch.tensor([1, 3])]))
+
+    gains = torch.tensor([1.0, 2.0, 4.0, 1.0, 1.0, 3.0, 5.0])
+    later = blocks.language.rewards(gains, Place())  # type: ignore[arg-type]
+    torch.testing.assert_close(later, torch.tensor([3.0, 4.0, 0.0, 3.0, 4.0, 5.0, 0.0]))
+
+
+# ---- generation -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_the_cache_gives_what_the_whole_text_gives(softcap: float | None) -> None:
+    model = gpt(softcap=softcap).eval()
+    prompts, lengths = torch.randint(257, (4, 5)), torch.tensor([5, 1, 3, 4])
+    ids, ends = generate(model, prompts, lengths, new=6, temperature=0.0)
+    assert (ends - lengths).tolist() == [6] * 4
+    for row, length, end in zip(ids, lengths, ends, strict=True):
+        text = row[:length]
+        for _ in range(6):
+            text = torch.cat([text, model(text[None]).logits[0, -1:].argmax(-1)])
+        assert torch.equal(row[:end], text)
+        assert not row[end:].any()
+
+
+def test_sampling_follows_the_probabilities_at_its_temperature() -> None:
+    model = gpt(vocab_size=5).eval()
+    prompt = torch.tensor([[1, 2, 3]]).expand(20_000, 3)
+    for temperature in (0.5, 2.0):
+        ids, _ = generate(model, prompt, torch.full((20_000,), 3), new=1, temperature=temperature,
+                          generator=torch.Generator().manual_seed(0))  # fmt: skip
+        found = ids[:, 3].bincount(minlength=5) / 20_000
+        wanted = (model(prompt[:1]).logits[0, -1] / temperature).softmax(-1)
+        torch.testing.assert_close(found, wanted.detach(), rtol=0, atol=0.02)
+
+
+def test_texts_end_at_their_end_and_only_with_tokens_that_there_are() -> None:
+    model = gpt(vocab_size=9).eval()
+    prompts, lengths = torch.randint(5, (64, 2)), torch.full((64,), 2)
+    ids, ends = generate(
+        model, prompts, lengths, new=20, end=3, vocabulary=5, generator=torch.Generator().manual_seed(1)
+    )
+    assert int(ids.max()) < 5
+    for row, end in zip(ids, ends.tolist(), strict=True):
+        assert (row[2:end] == 3).nonzero().flatten().tolist() in ([end - 3], [])
+        assert end == 22 or int(row[end - 1]) == 3
+
+
+# ---- judging --------------------------------------------------------------------------------------------------------
+
+
+def test_scores_by_hand() -> None:
+    x = torch.tensor([[65, 66, 67, 68], [65, 66, 66, 256]])
+    parrot = as_net(Parrot())
+    found = scores(parrot, Tokens({"input_ids": x}, x, Bytes()), parrot, batch_size=1)
+    right, wrong = (-torch.tensor([3.0, *[0.0] * 256]).log_softmax(0)[:2]).double().tolist()
+    nll = (4 * right + 2 * wrong) / 6
+    assert found["nll"] == pytest.approx(nll)
+    assert found["accuracy"] == pytest.approx(4 / 6)
+    assert found["bits_per_byte"] == pytest.approx(nll * 6 / 5 / torch.tensor(2.0).log().item())  # the end has no byte
+    assert (found["agreement"], found["kl"]) == (1, pytest.approx(0))
+    assert distinct([[1, 2, 1, 2], [1, 2]], 2) == pytest.approx(2 / 4)
+
+
+def test_a_run_judges_its_student() -> None:
+    test = Tokens.packed([TEXT], Bytes(), 32)
+    row = trained(data=Tokens.packed([TEXT], Bytes(), 16), test=test, epochs=1).history[-1]
+    assert {"bits_per_byte", "perplexity", "agreement", "kl"} <= row.keys()
+
+
+def test_text_that_fills_no_block_and_prompts_without_room() -> None:
+    with pytest.raises(DataError, match="4 tokens do not fill a block of 16"):
+        Tokens.packed(["abc"], Bytes(), 16)
+    with pytest.raises(DataError, match="1 of 2 prompts leave no room"):
+        Tokens.pairs([("a", "b"), ("too long a prompt", "b")], Bytes(), 16)
