@@ -204,6 +204,13 @@ def test_completions_whose_tokens_are_cut(method: Objective) -> None:
     assert all(part > 0 for part in found.values())
 
 
+def test_the_student_is_judged_alone() -> None:
+    for test in (Tokens.packed(TEXTS, Bytes(), LENGTH), Paired.packed(TEXTS, Bytes(), LENGTH, teacher=bpe())):
+        row = trained(run_of(ALM(), test=test)).history[-1]
+        assert row["bits_per_byte"] > 0
+        assert "agreement" not in row
+
+
 def test_what_is_missing_is_said() -> None:
     plain = Tokens.packed(TEXTS, Bytes(), LENGTH)
     for method in (ALM(), ULD(), MinED()):
