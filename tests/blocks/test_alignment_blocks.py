@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from limbeck import CE, KL, SGD, Objective, Run
 from limbeck.align import NONE, pieces
 from limbeck.blocks.alignment import ALM, ULD, MinED, new_word
+from limbeck.blocks.language import OnPolicy
 from limbeck.data import UNLABELLED
 from limbeck.data.paired import Paired
 from limbeck.data.text import BPE, Bytes, Tokens
@@ -212,6 +213,8 @@ def test_the_student_is_judged_alone() -> None:
 
 
 def test_what_is_missing_is_said() -> None:
+    with pytest.raises(SettingError, match="take one tokenizer"):
+        run_of(OnPolicy(ALM(), rate=1.0)).fit()
     plain = Tokens.packed(TEXTS, Bytes(), LENGTH)
     for method in (ALM(), ULD(), MinED()):
         with pytest.raises(SettingError, match=r"Paired\.packed"):
