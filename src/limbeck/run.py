@@ -384,6 +384,8 @@ class Run:
         if not isinstance(data, Tokens):
             raise SettingError("test data with labels of tokens is limbeck.data.text.Tokens, which knows its tokenizer")
         teacher = self.teachers[0] if len(self.teachers) == 1 and isinstance(self.teachers[0], nn.Module) else None
+        if "teacher" in self.train_data.speak:  # it reads other tokens, and agrees about none
+            teacher = None
         return dict(scores(self.students[0], data, teacher, batch_size=self.batch_size, move=self.moved))
 
     def log(self, row: Row) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from limbeck import CE, KL, SGD, Objective, Run
 from limbeck.align import NONE, pieces
 from limbeck.blocks.alignment import ALM, ULD, MinED, new_word
+from limbeck.blocks.language import OnPolicy
 from limbeck.data import UNLABELLED
 from limbeck.data.paired import Paired
 from limbeck.data.text import BPE, Bytes, Tokens
@@ -204,7 +205,16 @@ def test_completions_whose_tokens_are_cut(method: Objective) -> None:
     assert all(part > 0 for part in found.values())
 
 
+def test_the_student_is_judged_alone() -> None:
+    for test in (Tokens.packed(TEXTS, Bytes(), LENGTH), Paired.packed(TEXTS, Bytes(), LENGTH, teacher=bpe())):
+        row = trained(run_of(ALM(), test=test)).history[-1]
+        assert row["bits_per_byte"] > 0
+        assert "agreement" not in row
+
+
 def test_what_is_missing_is_said() -> None:
+    with pytest.raises(SettingError, match="take one tokenizer"):
+        run_of(OnPolicy(ALM(), rate=1.0)).fit()
     plain = Tokens.packed(TEXTS, Bytes(), LENGTH)
     for method in (ALM(), ULD(), MinED()):
         with pytest.raises(SettingError, match=r"Paired\.packed"):

@@ -174,9 +174,9 @@ class REDI(Objective):
     gamma: float = 0.0
 
     def loss(self, step: Step, state: Any) -> Terms:
-        y = sequences(step, step.y, fill=UNLABELLED)
-        log_p = -cross_entropy(sequences(step, step.student("x").logits), y).sum(1)
-        value = redi(log_p, (y != UNLABELLED).sum(1), step.mask("right"), alpha=self.alpha, gamma=self.gamma)
+        log_p = -sequences(step, cross_entropy(step.student("x").logits, step.y)).sum(1)
+        length = sequences(step, step.y != UNLABELLED).sum(1)
+        value = redi(log_p, length, step.mask("right"), alpha=self.alpha, gamma=self.gamma)
         return {name: Term(value, where=name) for name in ("right", "wrong")}
 
 

@@ -73,6 +73,8 @@ class Batch:
         (`data.paired`), which make its rows."""
         if role not in self.speak:
             return self
+        if f"{role}.input_ids" not in self.inputs:
+            raise SettingError(f"the {role} reads other tokens than these, which the student wrote: take one tokenizer")
         inputs = {"input_ids": self.inputs[f"{role}.input_ids"]}
         y, views = self.inputs[f"{role}.y"], {"x": plain}
         return Batch(inputs, y, self.index, views=views, vocabulary=self.speak[role], convert=self.convert)
