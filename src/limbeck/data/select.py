@@ -6,7 +6,8 @@ run = Run(student, data=subset(data, ids), ...)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -102,31 +103,20 @@ def near(
 # --- data ------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What `Data` takes beside the examples."""
-
-    x: Any
-    y: Tensor | None
-    masks: dict[str, Tensor]
-
-    def like(self, data: Data) -> Data:
-        return Data(
-            self.x,
-            self.y,
-            views=data.views,
-            masks=self.masks,
-            classes=data.class_names or data.num_classes,
-            workers=data.workers,
-            collate=data.collate,
-        )
+def remade(data: Data, x: Any, y: Tensor | None, masks: Mapping[str, Tensor]) -> Data:
+    """The same kind of data, with other examples."""
+    data.num_classes  # noqa: B018 - the largest label of all examples, not of those that stay
+    made = copy.copy(data)
+    made.x, made.y, made.masks = x, y, dict(masks)
+    made.num_examples = len(next(iter(x.values())) if isinstance(x, Mapping) else x)
+    return made
 
 
 def subset(data: Data, ids: Int[Tensor, " k"]) -> Data:
     """The examples of these ids, numbered anew from 0: a record of targets by id for all examples does not fit."""
     x = pick(data.x, ids) if data.in_memory else Subset(data.x, ids.tolist())
     masks = {name: mask[ids] for name, mask in data.masks.items()}
-    return Parts(x, None if data.y is None else data.y[ids], masks).like(data)
+    return remade(data, x, None if data.y is None else data.y[ids], masks)
 
 
 def joined(data: Data, extra: Data) -> Data:
@@ -142,4 +132,4 @@ def joined(data: Data, extra: Data) -> Data:
     masks = {}
     if "valid" in {*data.masks, *extra.masks}:
         masks["valid"] = torch.cat([d.masks.get("valid", torch.ones(len(d), dtype=torch.bool)) for d in (data, extra)])
-    return Parts(x, y, masks).like(data)
+    return remade(data, x, y, masks)
