@@ -13,6 +13,7 @@ import argparse
 import copy
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from functools import cache
@@ -31,9 +32,10 @@ from limbeck.evaluate import interval, paired
 from limbeck.generate import generate
 from limbeck.language import distinct, scores, speed
 from limbeck.models.gpt import GPT
+from limbeck.records import Cached, Record
 
 LENGTH, BATCH = 64, 16
-FIRST, FURTHER, TEACHING = 300, 200, 800  # steps: of every student, of every way, of the teacher at its batch size
+FIRST, FURTHER, TEACHING = 300, 200, 720  # steps: of every student, of every way, of the teacher at its batch size
 TEACHER, STUDENT = {"width": 224, "depth": 5, "heads": 7}, {"width": 96, "depth": 4, "heads": 4}
 TOKENS, OTHER_TOKENS, PROMPT = 1024, 512, 8
 
@@ -46,6 +48,7 @@ WAYS: dict[str, Callable[[], Objective]] = {
     "GKD, on-policy": lambda: make("gkd", beta=0.5, rate=0.5, prompt=PROMPT),
     "TAID": lambda: TAID(),
     "DistiLLM": lambda: make("distillm", rate=0.5, prompt=PROMPT),
+    "forward KL, record of 16 samples": lambda: KL(1.0),
     "student alone, other tokenizer": CE,
     "ALM, other tokenizer": lambda: make("alm", weight=100.0),
 }
@@ -133,7 +136,12 @@ def measured(way: str, seed: int, folder: Path) -> dict[str, float]:
     alone = way.startswith("student alone")
     data = written(folder) if way == "sequence CE" else some(
         aligned() if way.startswith("ALM") else packed(size, 0), FURTHER, 20 + seed)  # fmt: skip
-    taught = None if alone or way == "sequence CE" else teacher(folder)
+    taught: Any = None if alone or way == "sequence CE" else teacher(folder)
+    if "record" in way:
+        place = folder / f"record-{seed}"
+        shutil.rmtree(place, ignore_errors=True)
+        Record.capture(place, taught, data, signals={".logits": "sampled=16"}, seed=seed)
+        taught = Cached(place)
     start = time.perf_counter()
     trained(student, data, WAYS[way](), seed, 1e-3, teacher=taught)
     seconds = time.perf_counter() - start
