@@ -16,6 +16,7 @@ from limbeck.errors import DataError, SettingError, ShapeError
 from limbeck.generate import generate
 from limbeck.language import distinct, scores
 from limbeck.models.gpt import GPT
+from limbeck.records import Cached, Record
 from limbeck.signals import as_net
 from limbeck.step import Player
 from tests.conformance import differences, ending
@@ -176,6 +177,13 @@ def test_labels_of_tokens_for_a_model_of_whole_sequences() -> None:
 
     with pytest.raises(ShapeError, match="no signal has a row for each"):
         run(student=Mean()).setup()
+
+
+def test_a_record_of_the_teacher_teaches_the_same_to_the_bit(tmp_path: Path) -> None:
+    teacher = gpt(1, vocab_size=300, width=24)
+    Record.capture(tmp_path, teacher, pairs())
+    a, b = trained(teacher=teacher), trained(teacher=Cached(tmp_path))
+    assert not differences(ending(a), ending(b))
 
 
 # ---- texts that the student writes ----------------------------------------------------------------------------------
