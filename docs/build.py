@@ -1,4 +1,4 @@
-"""Write README.md, docs/methods/*.md and src/limbeck/methods/facts.json from their sources: the methods, docs/src, the
+"""Write README.md, docs/language.md, docs/methods/*.md and src/limbeck/methods/facts.json from their sources: the methods, docs/src, the
 measurements in bench/results and the cases in tests/parity.
 
 python docs/build.py            a test fails while they are not up to date
@@ -27,6 +27,7 @@ PAGES = DOCS / "methods"
 
 def pages() -> dict[Path, str]:
     """Path -> text of every generated file."""
+    from docs import language_page
     from docs.facts import facts
 
     found = facts()
@@ -34,6 +35,7 @@ def pages() -> dict[Path, str]:
     return {
         ROOT / "README.md": readme(),
         ROOT / "src/limbeck/methods/facts.json": json.dumps(found, indent=1) + "\n",
+        DOCS / "language.md": language_page.page(),
         PAGES / "README.md": index(families),
         **{PAGES / f"{name}.md": family(name, members, found) for name, members in families.items()},
     }
