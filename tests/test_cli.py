@@ -23,7 +23,7 @@ def limbeck(*words: str, cwd: Path, check: bool = True) -> subprocess.CompletedP
 
 
 def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "limbeck.cli", *words]
+    return [sys.executable, "-m", "limbeck", *words]
 
 
 def environment() -> dict[str, str]:
