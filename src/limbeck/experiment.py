@@ -6,6 +6,7 @@ run.yaml  ->  teacher (trained, or its weights loaded)  ->  student alone  ->  s
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -220,6 +221,7 @@ def distil(experiment: Experiment, folder: Path, *, resume: bool = False, watch:
     result = judge(material, teachers, runs)
     watch.found([Finding(**each) for each in result["check"]])
     result["check"] = [asdict(each) for each in findings] + result["check"]
+    result["sha256"] = {file.name: checksum(file) for file in sorted(folder.glob("*.safetensors"))}
     write_whole(folder / "result.json", json.dumps(result, indent=1))
     from limbeck import report
 
@@ -355,21 +357,43 @@ def save_model(net: Net, path: Path) -> None:
     from safetensors.torch import save_model as save
 
     temporary = path.with_name(path.name + ".partial")
+    temporary.touch()
+    mode = temporary.stat().st_mode  # by the umask; safetensors makes files for the owner alone
     save(net.module, str(temporary))
+    temporary.chmod(mode)
     os.replace(temporary, path)
 
 
 def load_model(net: Net, path: Path) -> None:
-    """Weights that `save_model` wrote. Raises CheckpointError for anything else."""
+    """Weights that `save_model` wrote. Raises CheckpointError for anything else, and as `refuse_changed`."""
     from safetensors import SafetensorError
     from safetensors.torch import load_model as load
 
     if not path.exists():
         raise CheckpointError(f"there is no file {path}")
+    refuse_changed(path)
     try:
         load(net.module, str(path))
     except (SafetensorError, RuntimeError) as error:
         raise CheckpointError(f"{path} does not hold the weights of this {net.kind}: {error}") from error
+
+
+def refuse_changed(path: Path) -> None:
+    """Raises CheckpointError for weights whose SHA-256 sum is not the one in the result.json beside them, if any is."""
+    result = path.with_name("result.json")
+    try:
+        told = json.loads(result.read_text()).get("sha256", {}) if result.exists() else {}
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(f"{result} is not one of ours, or damaged: {error}") from error
+    if path.name in told and checksum(path) != told[path.name]:
+        raise CheckpointError(
+            f"{path} is not the file that this run wrote (its SHA-256 sum is not the one in {result.name}): it is "
+            f"damaged or was changed; take a fresh copy, or distil again"
+        )
+
+
+def checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def write_whole(path: Path, text: str) -> None:
