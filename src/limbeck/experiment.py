@@ -28,7 +28,7 @@ from limbeck.judging import judge
 from limbeck.models import build
 from limbeck.objective import Objective
 from limbeck.records import Cached, Record
-from limbeck.records.capture import wanted
+from limbeck.records.capture import need_ray, wanted
 from limbeck.report import ALONE, DISTILLED, TEACHER
 from limbeck.run import Run, Watcher
 from limbeck.signals import Net, Normalize
@@ -244,6 +244,8 @@ def record_teacher(
     """
     if settings["part"][1] > 1 and experiment.teacher_weights is None:
         raise SettingError("several processes need one teacher: give all of them the same --teacher-weights")
+    if settings["ray"] is not None:
+        need_ray()
     material = prepare(experiment)
     if len(names_of(experiment.teacher)) != 1:
         raise SettingError(f"a record is of one teacher; got {experiment.teacher!r}: write one for each")
