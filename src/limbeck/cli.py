@@ -52,7 +52,7 @@ def demo(
 def distill(
     context: typer.Context,
     data: Annotated[
-        str | None, typer.Option(help="digits, fashion-mnist, or module:function -> (train, test).")
+        str | None, typer.Option(help="digits, fashion-mnist, glosses, or module:function -> (train, test).")
     ] = None,
     teacher: Annotated[
         str | None, typer.Option(help="A model's name, or module:function; several with commas; 'none'.")

@@ -334,7 +334,7 @@ def collect(folder: Path) -> dict[str, Any]:
     teacher = None
     if len(names) == 1:
         nets[TEACHER] = material.model(names[0], seed=0)
-    costs = cost(nets, material.example.float().div(255))
+    costs = cost(nets, material.example)
     if len(names) == 1:
         assert material.test.y is not None
         teacher = {**scores(load_file(folder / "answers.safetensors")["0"], material.test.y), **costs[TEACHER]}

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from limbeck.data import as_data, pick
+from limbeck.data import Texts, as_data, pick
 from limbeck.deployed import (
     CONFIG,
     HEADS,
@@ -149,7 +149,6 @@ def export_run(folder: Path, out: Path, *, formats: Sequence[str] | None = None,
     material = prepare(e)
     net = trained(material, folder / WEIGHTS)
     as_accurate(net, material, folder / "result.json")
-    channels, *size = material.example.shape[1:]
     return export(
         net,
         out,
@@ -157,11 +156,12 @@ def export_run(folder: Path, out: Path, *, formats: Sequence[str] | None = None,
         formats=formats,
         int8=int8,
         builder=names_of(e.student)[0],
-        arguments={"channels": channels, "classes": len(material.classes), "size": size},
+        arguments=material.source.built_with,
         about={
             "title": f"{e.student} on {e.data}",
             "method": repr(e.objective()),
             "classes": material.classes,
+            **({"words": material.source.words} if isinstance(material.source, Texts) else {}),
         },
     )
 

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
 from limbeck.data.draws import uniform
 from limbeck.data.named import UNLABELLED, Images, few_labels, load
+from limbeck.data.text import Texts, texts
 from limbeck.data.views import Draw
 from limbeck.errors import DataError, SettingError, SignalError, nearest
 
@@ -262,10 +263,10 @@ def plan(
 
 
 def as_data(source: Any, **settings: Any) -> Data:
-    """Data, from what a user has: Data, `(x, y)` tensors, a tensor, Images, a Dataset or a DataLoader."""
+    """Data, from what a user has: Data, `(x, y)` tensors, a tensor, Images, Texts, a Dataset or a DataLoader."""
     if isinstance(source, Data):
         return source
-    if isinstance(source, Images):
+    if isinstance(source, Images | Texts):
         return Data(source.x, source.y, classes=source.classes, **settings)
     if isinstance(source, tuple) and len(source) == 2 and isinstance(source[0], Tensor | Mapping):
         return Data(*source, **settings)
@@ -337,6 +338,7 @@ __all__ = [
     "Data",
     "Draw",
     "Images",
+    "Texts",
     "View",
     "as_data",
     "few_labels",
@@ -345,4 +347,5 @@ __all__ = [
     "load",
     "plain",
     "plan",
+    "texts",
 ]
