@@ -1,5 +1,5 @@
-"""Write README.md, docs/language.md, docs/methods/*.md and src/limbeck/methods/facts.json from their sources: the methods, docs/src, the
-measurements in bench/results and the cases in tests/parity.
+"""Write README.md, docs/language.md, docs/methods/*.md and src/limbeck/methods/facts.json from their sources: the
+methods, docs/src, the measurements in bench/results and the cases in tests/parity.
 
 python docs/build.py            a test fails while they are not up to date
 """

@@ -1,5 +1,6 @@
 """The command line as a person uses it: real processes, real files."""
 
+import hashlib
 import json
 import os
 import signal
@@ -23,7 +24,7 @@ def limbeck(*words: str, cwd: Path, check: bool = True) -> subprocess.CompletedP
 
 
 def command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "limbeck.cli", *words]
+    return [sys.executable, "-m", "limbeck", *words]
 
 
 def environment() -> dict[str, str]:
@@ -70,6 +71,9 @@ def test_a_run_leaves_its_files(distilled: Path) -> None:
     last = metrics(folder)[-1]
     assert last["accuracy"] == pytest.approx(result["models"]["student distilled"]["accuracy"])
     assert not list(folder.rglob("*.partial"))
+    for name in ("student.safetensors", "alone.safetensors", "teacher.safetensors"):
+        assert result["sha256"][name] == hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    assert len({path.stat().st_mode for path in folder.iterdir() if path.is_file()}) == 1, "modes by the umask"
 
 
 def test_run_yaml_given_back_gives_the_same_numbers(distilled: Path) -> None:

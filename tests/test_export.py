@@ -237,6 +237,11 @@ def test_a_run_with_pickled_or_other_weights_is_refused(exported: Path, tmp_path
         export_run(tmp_path, tmp_path / "out")
     weights = {name: tensor.flip(0) for name, tensor in load_file(exported / "student.safetensors").items()}
     save_file({name: tensor.contiguous() for name, tensor in weights.items()}, tmp_path / "student.safetensors")
+    with pytest.raises(CheckpointError, match=r"student\.safetensors.*SHA-256.*result\.json"):
+        export_run(tmp_path, tmp_path / "out")
+    result = json.loads((tmp_path / "result.json").read_text())
+    del result["sha256"]  # as before it was kept
+    (tmp_path / "result.json").write_text(json.dumps(result))
     with pytest.raises(CheckpointError, match=r"result\.json says"):
         export_run(tmp_path, tmp_path / "out")
     assert not (tmp_path / "out").exists()

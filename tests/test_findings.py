@@ -1,6 +1,7 @@
 """`limbeck check`: what it says of labels, teachers and students with something wrong, and that it changes nothing."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,7 @@ from limbeck import UNLABELLED, findings
 from limbeck.cli import app
 from limbeck.data import Data
 from limbeck.diagnose import passed_on
-from limbeck.errors import SettingError
+from limbeck.errors import CheckpointError, SettingError
 from limbeck.experiment import Experiment, Material, Watch, distil, prepare
 from limbeck.findings import Finding, after, balance, before, calibration, check, gap, noise, quality
 
@@ -165,6 +166,17 @@ def test_check_of_a_folder_says_what_distil_said(finished: tuple[Path, Keep]) ->
     found = check(Experiment.read(folder / "run.yaml"), folder)
     kept = json.loads((folder / "result.json").read_text())["check"]
     assert json.loads(json.dumps([asdict(each) for each in found])) == kept
+
+
+def test_changed_weights_are_refused(finished: tuple[Path, Keep], tmp_path: Path) -> None:
+    folder, _ = finished
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    weights = tmp_path / "alone.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"alone\.safetensors.*SHA-256.*result\.json"):
+        check(Experiment.read(tmp_path / "run.yaml"), tmp_path)
 
 
 def test_the_check_changes_no_weight(

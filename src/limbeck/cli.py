@@ -52,7 +52,7 @@ def demo(
 def distill(
     context: typer.Context,
     data: Annotated[
-        str | None, typer.Option(help="digits, fashion-mnist, or module:function -> (train, test).")
+        str | None, typer.Option(help="digits, fashion-mnist, glosses, or module:function -> (train, test).")
     ] = None,
     teacher: Annotated[
         str | None, typer.Option(help="A model's name, or module:function; several with commas; 'none'.")
@@ -257,6 +257,9 @@ def write_record(
     seed: Annotated[int | None, typer.Option(help="Of the views; the run that reads the record must have it.")] = None,
     batch_size: Annotated[int, typer.Option(help="Examples per forward of the teacher.")] = 256,
     part: Annotated[str, typer.Option(help="i/n: this process writes the i-th of n parts, counted from 0.")] = "0/1",
+    ray: Annotated[
+        int | None, typer.Option(help="Parts for the nodes of a Ray cluster (RAY_ADDRESS, or this machine) to write.")
+    ] = None,
 ) -> None:
     """Record a teacher. Given again, the same command goes on after a stop and mends what is damaged."""
     if context.invoked_subcommand is not None:
@@ -283,6 +286,7 @@ def write_record(
             views={name: epochs(text) for name, text in pairs(views, "epochs=1").items()},
             batch_size=batch_size,
             part=part_of(part),
+            ray=ray,
             command=shlex.join(["limbeck", *sys.argv[1:]]),
             watch=watch,
         )

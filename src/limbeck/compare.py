@@ -28,7 +28,7 @@ from typing import Any
 import torch
 import yaml
 from filelock import FileLock, Timeout
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch.profiler import ProfilerActivity, profile
 
 from limbeck import registry
@@ -218,7 +218,8 @@ def trained(comparison: Comparison, folder: Path, watch: Watch) -> list[Net]:
             asked.setup()
             if count == 1:
                 Record.capture(folder / "record", teachers[0], Data(material.full.x))
-            save_file({str(i): asked.predict(net, test) for i, net in enumerate(teachers)}, folder / "answers.partial")
+            answers = {str(i): asked.predict(net, test) for i, net in enumerate(teachers)}
+            (folder / "answers.partial").write_bytes(save(answers))
             os.replace(folder / "answers.partial", folder / "answers.safetensors")
     weights = ",".join(str(folder / f"{TEACHER}{i if count > 1 else ''}.safetensors") for i in range(count))
     return train_teachers(prepare(replace(e, teacher_weights=weights)), folder, resume=True, watch=watch)
@@ -333,7 +334,7 @@ def collect(folder: Path) -> dict[str, Any]:
     teacher = None
     if len(names) == 1:
         nets[TEACHER] = material.model(names[0], seed=0)
-    costs = cost(nets, material.example.float().div(255))
+    costs = cost(nets, material.example)
     if len(names) == 1:
         assert material.test.y is not None
         teacher = {**scores(load_file(folder / "answers.safetensors")["0"], material.test.y), **costs[TEACHER]}

@@ -6,7 +6,6 @@ against someone who may write both, compare config.json with one that came anoth
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from limbeck.errors import CheckpointError
-from limbeck.experiment import load_model
+from limbeck.experiment import checksum, load_model
 from limbeck.heads import DualHead, Subclasses, graft
 from limbeck.models import build
 from limbeck.onnx import Runtime, as_called, need_onnx
@@ -174,10 +173,6 @@ def present(path: Path) -> Path:
         there = sorted(each.name for each in path.parent.iterdir()) if path.parent.is_dir() else []
         raise CheckpointError(f"{path.parent} has no {path.name}; there is: {', '.join(there) or 'nothing'}")
     return path
-
-
-def checksum(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def readme(config: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ run.yaml  ->  teacher (trained, or its weights loaded)  ->  student alone  ->  s
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from limbeck import registry
 from limbeck.blocks.logit import CE
-from limbeck.data import UNLABELLED, Data, as_data
+from limbeck.data import UNLABELLED, Data, Texts, as_data, to_float
 from limbeck.data.named import Images, few_labels, load
 from limbeck.data.views import strong, weak
 from limbeck.errors import CheckpointError, SettingError, nearest
@@ -27,7 +28,7 @@ from limbeck.judging import judge
 from limbeck.models import build
 from limbeck.objective import Objective
 from limbeck.records import Cached, Record
-from limbeck.records.capture import wanted
+from limbeck.records.capture import need_ray, wanted
 from limbeck.report import ALONE, DISTILLED, TEACHER
 from limbeck.run import Run, Watcher
 from limbeck.signals import Net, Normalize
@@ -41,8 +42,8 @@ if TYPE_CHECKING:
 class Experiment:
     """All settings of a distillation; run.yaml is this, field by field.
 
-    data: "digits", "fashion-mnist" or "module:function" giving (train, test). examples: training examples to use,
-        None: all. labels: labels per class that the student may see, None: all; the rest is unlabelled.
+    data: "digits", "fashion-mnist", "glosses" or "module:function" giving (train, test). examples: training examples to
+        use, None: all. labels: labels per class that the student may see, None: all; the rest is unlabelled.
         unlabelled: unlabelled rows per labelled row of a batch, None: as they come. augment: crop (and flip) view x.
     validation: share of the training examples that is held out, of each class, with at most `labels` labels.
     teacher, student: names or "module:function"; several, with commas, for a committee or for peers.
@@ -114,13 +115,23 @@ class Material:
     test: Data
     full: Data  # the training examples with all their labels, for the teacher
     validation: Data | None
-    classes: tuple[str, ...]
-    example: Tensor
+    source: Images | Texts  # the training examples as they were loaded
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.source.classes
+
+    @property
+    def example(self) -> Tensor:
+        """As a model takes it, (1, ...)."""
+        x: Tensor = to_float(self.source.x[:1])
+        return x
 
     def model(self, name: str, seed: int) -> Net:
         torch.manual_seed(seed)
-        channels, *size = self.example.shape[1:]
-        module = build(name, channels=channels, classes=len(self.classes), size=(size[0], size[1]))
+        module = build(name, **self.source.built_with)
+        if isinstance(self.source, Texts):
+            return Net(module)
         pixels = self.full.x[:5000].float().div(255)
         mean, std = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3)).clamp(min=1e-3)
         return Net(module, inputs=Normalize(mean.tolist(), std.tolist()))
@@ -129,8 +140,10 @@ class Material:
 def prepare(experiment: Experiment) -> Material:
     """Load the data and cut it as the settings say."""
     train, test = load(experiment.data)
-    if not isinstance(train, Images):
-        raise SettingError(f"{experiment.data} gives {type(train).__name__}; limbeck.data.named.Images are needed here")
+    if not isinstance(train, Images | Texts):
+        raise SettingError(f"{experiment.data} gives {type(train).__name__}; limbeck.data's Images or Texts are needed")
+    if isinstance(train, Texts) and (experiment.augment or "strong" in needs(experiment)):
+        raise SettingError(f"{experiment.data} is texts, for which there is no augmented view")
     x, y = train.x, train.y
     if experiment.examples is not None and experiment.examples < len(x):
         chosen = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[: experiment.examples]
@@ -140,13 +153,13 @@ def prepare(experiment: Experiment) -> Material:
     x, y = without(x, held), without(y, held)
     flip = experiment.data == "fashion-mnist"  # a mirrored digit is another digit
     pad = max(1, x.shape[-1] // 10)
-    views: dict[str, Any] = {"strong": strong(flip=flip, pad=pad)}
+    views: dict[str, Any] = {} if isinstance(train, Texts) else {"strong": strong(flip=flip, pad=pad)}
     if experiment.augment or "strong" in needs(experiment):
         views["x"] = weak(flip=flip, pad=pad)
     kept = y if experiment.labels is None else few_labels(y, experiment.labels, seed=experiment.seed)
     full = Data(x, y, views=views, classes=train.classes)
     seen = Data(x, kept, views=views, classes=train.classes)
-    return Material(experiment, seen, as_data(test), full, validation, train.classes, x[:1])
+    return Material(experiment, seen, as_data(test), full, validation, train)
 
 
 def held_out(y: Tensor, share: float, labels: int | None) -> Tensor:
@@ -220,6 +233,7 @@ def distil(experiment: Experiment, folder: Path, *, resume: bool = False, watch:
     result = judge(material, teachers, runs)
     watch.found([Finding(**each) for each in result["check"]])
     result["check"] = [asdict(each) for each in findings] + result["check"]
+    result["sha256"] = {file.name: checksum(file) for file in sorted(folder.glob("*.safetensors"))}
     write_whole(folder / "result.json", json.dumps(result, indent=1))
     from limbeck import report
 
@@ -242,6 +256,8 @@ def record_teacher(
     """
     if settings["part"][1] > 1 and experiment.teacher_weights is None:
         raise SettingError("several processes need one teacher: give all of them the same --teacher-weights")
+    if settings["ray"] is not None:
+        need_ray()
     material = prepare(experiment)
     if len(names_of(experiment.teacher)) != 1:
         raise SettingError(f"a record is of one teacher; got {experiment.teacher!r}: write one for each")
@@ -355,21 +371,43 @@ def save_model(net: Net, path: Path) -> None:
     from safetensors.torch import save_model as save
 
     temporary = path.with_name(path.name + ".partial")
+    temporary.touch()
+    mode = temporary.stat().st_mode  # by the umask; safetensors makes files for the owner alone
     save(net.module, str(temporary))
+    temporary.chmod(mode)
     os.replace(temporary, path)
 
 
 def load_model(net: Net, path: Path) -> None:
-    """Weights that `save_model` wrote. Raises CheckpointError for anything else."""
+    """Weights that `save_model` wrote. Raises CheckpointError for anything else, and as `refuse_changed`."""
     from safetensors import SafetensorError
     from safetensors.torch import load_model as load
 
     if not path.exists():
         raise CheckpointError(f"there is no file {path}")
+    refuse_changed(path)
     try:
         load(net.module, str(path))
     except (SafetensorError, RuntimeError) as error:
         raise CheckpointError(f"{path} does not hold the weights of this {net.kind}: {error}") from error
+
+
+def refuse_changed(path: Path) -> None:
+    """Raises CheckpointError for weights whose SHA-256 sum is not the one in the result.json beside them, if any is."""
+    result = path.with_name("result.json")
+    try:
+        told = json.loads(result.read_text()).get("sha256", {}) if result.exists() else {}
+    except (ValueError, AttributeError) as error:
+        raise CheckpointError(f"{result} is not one of ours, or damaged: {error}") from error
+    if path.name in told and checksum(path) != told[path.name]:
+        raise CheckpointError(
+            f"{path} is not the file that this run wrote (its SHA-256 sum is not the one in {result.name}): it is "
+            f"damaged or was changed; take a fresh copy, or distil again"
+        )
+
+
+def checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def write_whole(path: Path, text: str) -> None:

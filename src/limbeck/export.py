@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from limbeck.data import as_data, pick
+from limbeck.data import Texts, as_data, pick
 from limbeck.deployed import (
     CONFIG,
     HEADS,
@@ -28,7 +28,6 @@ from limbeck.deployed import (
     ONNX,
     WEIGHTS,
     Student,
-    checksum,
     load,
     load_onnx,
     pretrained,
@@ -38,7 +37,17 @@ from limbeck.deployed import (
 )
 from limbeck.errors import CheckpointError, SettingError, nearest
 from limbeck.evaluate import cost, fidelity, predict, scores
-from limbeck.experiment import Experiment, Material, load_model, names_of, prepare, save_model, student_run
+from limbeck.experiment import (
+    Experiment,
+    Material,
+    checksum,
+    load_model,
+    names_of,
+    prepare,
+    refuse_changed,
+    save_model,
+    student_run,
+)
 from limbeck.judging import environment
 from limbeck.onnx import Runtime, named, need_onnx, quiet, write_int8, write_onnx
 from limbeck.signals import Net, Normalize, Tap, as_net
@@ -124,7 +133,7 @@ def export(
 
 def export_run(folder: Path, out: Path, *, formats: Sequence[str] | None = None, int8: bool = False) -> Measured:
     """`export` of the student of a run's folder, compared on all test examples. Raises as `export`, and CheckpointError
-    for weights that are pickled, of another model, or not as accurate as result.json says."""
+    for weights that are pickled, changed, of another model, or not as accurate as result.json says."""
     refuse_overwriting(out)
     if folder.is_file():
         refuse_pickled(folder)
@@ -135,11 +144,11 @@ def export_run(folder: Path, out: Path, *, formats: Sequence[str] | None = None,
                 f"was interrupted goes on with limbeck distill --out {folder} --resume"
             )
     refuse_pickled(folder / WEIGHTS)
+    refuse_changed(folder / WEIGHTS)
     e = Experiment.read(folder / "run.yaml").with_settings(accelerator="cpu", precision="32-true", compile=False)
     material = prepare(e)
     net = trained(material, folder / WEIGHTS)
     as_accurate(net, material, folder / "result.json")
-    channels, *size = material.example.shape[1:]
     return export(
         net,
         out,
@@ -147,11 +156,12 @@ def export_run(folder: Path, out: Path, *, formats: Sequence[str] | None = None,
         formats=formats,
         int8=int8,
         builder=names_of(e.student)[0],
-        arguments={"channels": channels, "classes": len(material.classes), "size": size},
+        arguments=material.source.built_with,
         about={
             "title": f"{e.student} on {e.data}",
             "method": repr(e.objective()),
             "classes": material.classes,
+            **({"words": material.source.words} if isinstance(material.source, Texts) else {}),
         },
     )
 
@@ -172,7 +182,7 @@ def trained(material: Material, path: Path) -> Net:
 
 
 def as_accurate(net: Net, material: Material, result: Path) -> None:
-    """There is no checksum of a run's weights: other ones show by their accuracy."""
+    """Other data show by the accuracy, and so do other weights where result.json has no checksum of them."""
     if material.test.y is None or not result.is_file():
         return
     *_, figures = json.loads(result.read_text())["models"].values()

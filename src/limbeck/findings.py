@@ -96,7 +96,7 @@ def before(material: Material, teachers: Sequence[Net]) -> list[Finding]:
     elif e.teacher is not None:
         means = "not checked: it is " + ("not trained yet" if e.teacher_record is None else "a record")
         found.append(Finding("note", TEACHER, "-", means, "--teacher-weights=FILE"))
-    if len(ids) >= FEW:
+    if len(ids) >= FEW and isinstance(material.source, Images):  # to a forest, token ids say nothing
         y = labels(seen)[ids]
         p = diagnose.out_of_bag(seen.x[ids], y, len(material.classes))
         found.append(noise("training labels", "a forest on the inputs", p, y, ids))
@@ -159,7 +159,7 @@ def slices(material: Material) -> tuple[dict[str, Tensor], list[Tensor]]:
     test, y = material.test, labels(material.test)
     masks, copies = {name: y == k for k, name in enumerate(material.classes)}, {}
     if material.experiment.slices is not None:
-        for name, given in own(material.experiment.slices)(Images(test.x, y, material.classes)).items():
+        for name, given in own(material.experiment.slices)(replace(material.source, x=test.x, y=y)).items():
             if given.dtype == torch.bool and given.shape == y.shape:
                 masks[name] = given
             elif given.dtype == test.x.dtype and given.shape == test.x.shape:
@@ -194,7 +194,7 @@ def balance(material: Material) -> Finding:
 def gap(material: Material, teacher: str) -> Finding:
     names = {"student": names_of(material.experiment.student)[0], TEACHER: teacher}
     nets = {role: material.model(name, seed=0) for role, name in names.items()}
-    spent = cost(nets, material.example.float().div(255), repetitions=1, batch=1)
+    spent = cost(nets, material.example, repetitions=1, batch=1)
     size = spent[TEACHER]["parameters"]
     found = diagnose.capacity_gap(spent["student"]["parameters"], size)
     found["flops"] = spent[TEACHER]["flops"] / max(spent["student"]["flops"], 1)
@@ -229,7 +229,7 @@ def quality(name: str, logits: Tensor, y: Tensor, train: Mapping[str, float] | N
         return Finding("warning", name, figure, means, do, numbers)
     if train is not None and train["accuracy"] > accuracy + 0.1:
         means = "it knows its training examples by heart: there its answers say little more than the labels"
-        return Finding("note", name, figure, means, "--augment=true, or fewer --teacher-epochs", numbers)
+        return Finding("note", name, figure, means, "fewer --teacher-epochs, or for images --augment=true", numbers)
     return Finding("ok", name, figure, "it generalises", "", numbers)
 
 

@@ -40,7 +40,7 @@ def judge(material: Material, teachers: Sequence[Net], runs: Mapping[str, Run]) 
     nets = dict(zip(names, teachers, strict=True)) | {name: run.students[0] for name, run in runs.items()}
     logits = {name: last.predict(net, material.test) for name, net in nets.items() if name not in known}
     logits = {name: {**known, **logits}[name] for name in nets}
-    spent = cost(nets, material.example.float().div(255))
+    spent = cost(nets, material.example)
     models = {}
     for name in nets:
         models[name] = {**scores(logits[name], y), **spent[name]}
@@ -58,7 +58,9 @@ def judge(material: Material, teachers: Sequence[Net], runs: Mapping[str, Run]) 
         "reliability": {name: reliability(logits[name], y) for name in nets},
         "classes": per_class({name: z.argmax(-1) for name, z in logits.items()}, y, material.classes),
         "confusion": disagreements(logits[student], logits[TEACHER], y) if TEACHER in nets else None,
-        "examples": differences(material.test, material.classes, logits, student),
+        "examples": differences(
+            material.test, material.classes, logits, student, getattr(material.source, "words", ())
+        ),
         "check": [asdict(each) for each in after(material, nets, logits, student, last.predict)],
     }
 
@@ -135,7 +137,12 @@ def disagreements(student: Tensor, teacher: Tensor, y: Tensor, most: int = 2500)
 
 
 def differences(
-    data: Data, classes: Sequence[str], logits: Mapping[str, Tensor], student: str, most: int = 12
+    data: Data,
+    classes: Sequence[str],
+    logits: Mapping[str, Tensor],
+    student: str,
+    words: Sequence[str] = (),
+    most: int = 12,
 ) -> dict[str, list[Judged]]:
     """Examples to look at, in groups, each at most `most`.
 
@@ -158,7 +165,7 @@ def differences(
     def example(i: int, group: str) -> Judged:
         said = {role: classes[int(logits[name][i].argmax())] for role, name in roles.items() if name in logits}
         measure = {"kl": float(found[group][i])} if group == "disagreeing" else {}
-        return {**shown(data, i), "label": classes[int(y[i])], **said, **measure}
+        return {**shown(data, i, words), "label": classes[int(y[i])], **said, **measure}
 
     return {
         group: [example(i, group) for i in order.argsort(descending=True)[:most].tolist() if order[i] >= 0]
@@ -166,8 +173,11 @@ def differences(
     }
 
 
-def shown(data: Data, i: int, side: int = 96) -> Judged:
-    """What a person can look at of an example: an image, at most `side` pixels wide and high, or a text."""
+def shown(data: Data, i: int, words: Sequence[str] = (), side: int = 96) -> Judged:
+    """What a person can look at of an example: an image, at most `side` pixels wide and high, or a text, by its
+    `words` if it is token ids."""
+    if words:
+        return {"text": " ".join(words[token] for token in data.x[i].tolist() if token)}
     if isinstance(data.x, Tensor) and data.x.dim() == 4:
         image = data.x[i].float()
         if max(image.shape[1:]) > side:

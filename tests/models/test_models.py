@@ -57,6 +57,13 @@ def test_mlp_parameter_count() -> None:
     assert count(build("mlp", channels=2, classes=10, size=(8, 6))) == expected
 
 
+@pytest.mark.parametrize(("name", "k"), [("textcnn", 32), ("textcnnx4", 128)])
+def test_textcnn_parameter_count(name: str, k: int) -> None:
+    windows = sum(linear(size * k, k) for size in (3, 4, 5))
+    assert name in names(texts=True)
+    assert count(build(name, vocabulary=50, classes=7)) == 50 * k + windows + linear(3 * k, 7)
+
+
 @pytest.mark.parametrize(("name", "dim", "depth"), [("vit", 64, 4), ("vit_small", 128, 6)])
 @pytest.mark.parametrize(("size", "patch", "tokens"), [(8, 2, 16), (28, 4, 49), (32, 4, 64)])
 def test_vit_parameter_count(name: str, dim: int, depth: int, size: int, patch: int, tokens: int) -> None:

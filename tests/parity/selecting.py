@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from limbeck.data.texts import dc_pdd, domain_shares, zip_fit
+from limbeck.data.domains import dc_pdd, domain_shares, zip_fit
 
 Case = dict[str, Any]
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from limbeck import SGD
 from limbeck.data import Data
+from limbeck.data.domains import domain_shares
 from limbeck.data.text import Bytes, Tokens
-from limbeck.data.texts import domain_shares
 from limbeck.errors import DataError, SettingError
 from limbeck.methods.language import ddk
 from limbeck.models.gpt import GPT

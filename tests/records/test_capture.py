@@ -241,12 +241,21 @@ def test_need_is_said_before_and_progress_after(tmp_path: Path) -> None:
         ({"views": {"strng": 1}}, SignalError, "there is: 'x'"),
         ({"views": {"x": 0}}, SettingError, "at least 1"),
         ({"part": (2, 2)}, SettingError, "0 <= i < n"),
+        ({"part": (0, 2), "ray": 2}, SettingError, "ray=2, part"),
+        ({"ray": 0}, SettingError, "number of parts"),
         ({"signals": {}}, SettingError, "no signal"),
     ],
 )
 def test_mistakes_write_nothing(settings: dict[str, Any], kind: type[Exception], said: str, tmp_path: Path) -> None:
     with pytest.raises(kind, match=said):
         record(tmp_path / "r", **settings)
+    assert not (tmp_path / "r").exists()
+
+
+def test_missing_ray_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(SettingError, match=r"pip install 'limbeck\[ray\]'"):
+        record(tmp_path / "r", ray=2)
     assert not (tmp_path / "r").exists()
 
 

@@ -15,6 +15,10 @@ def example(**more: Any) -> dict[str, Any]:
     return {"image": PIXELS, "label": "7", "teacher": "7", "alone": "1", "distilled": "7", **more}
 
 
+def finding(level: str, check: str, figure: str, means: str, do: str) -> dict[str, Any]:
+    return {"level": level, "check": check, "figure": figure, "means": means, "do": do, "numbers": {}}
+
+
 @pytest.fixture
 def result() -> dict[str, Any]:
     student = {"parameters": 78_012, "flops": 155_000, "bytes": 313_100}
@@ -59,6 +63,12 @@ def result() -> dict[str, Any]:
             "student_right": 2,
             "pairs": [[0, 1, 3, 2, 1], [2, 0, 2, 1, 0], [1, 0, 1, 0, 1]],
         },
+        "check": [
+            finding("ok", "capacity gap", "15.8 times the parameters", "no law is known", ""),
+            finding("note", "test labels", "4.1% doubtful", "its own mistakes count too", "look at example 7"),
+            finding("warning", "teacher's calibration", "ECE 21.0%", "over-confident", "--method.tau=6 or more"),
+            finding("warning", "passed on by the teacher", "a as b", "so looks a planted trigger", ""),
+        ],
         "examples": {
             "gained": [example(), example(image=None, text="some words")],
             "lost": [],

@@ -70,6 +70,19 @@ def test_a_loss_is_called_a_loss(result: dict[str, Any]) -> None:
     assert row(page, "Accuracy") == ["98.89", "95.83*", "94.83"]
 
 
+def test_warnings_and_what_to_do(result: dict[str, Any]) -> None:
+    text = Page(render(result)).text
+    assert "Teacher's calibration ECE 21.0%. Over-confident. What to do: --method.tau=6 or more." in text
+    assert "Passed on by the teacher a as b. So looks a planted trigger. Learning curves" in text, "nothing to do"
+    assert "doubtful" not in text
+    result["check"] = [each for each in result["check"] if each["level"] != "warning"]
+    text = Page(render(result)).text
+    assert "Check No warning. Learning curves" in text
+    assert "What to do" not in text
+    del result["check"]
+    assert "Check" not in Page(render(result)).text
+
+
 def test_classes_are_sorted_by_gain(result: dict[str, Any]) -> None:
     text = Page(render(result)).text
     assert "change against the student alone" in text
@@ -172,6 +185,7 @@ def test_escapes_everything() -> None:
             "student_right": 0,
             "pairs": [[0, 1, 1, 0, 0], [1, 0, 1, 0, 0], [1, 1, 1, 0, 0]],
         },
+        "check": [{"level": "warning", **dict.fromkeys(("check", "figure", "means", "do"), evil)}],
         "examples": {"gained": [answers], evil: [answers]},
     }
     assert harmless(render(hostile)).text.count("<script>alert(1)</script>") > 25

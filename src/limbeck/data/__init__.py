@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
 
 from limbeck.data.draws import uniform
+from limbeck.data.glosses import Texts, texts
 from limbeck.data.named import UNLABELLED, Images, few_labels, load
 from limbeck.data.views import Draw
 from limbeck.errors import DataError, SettingError, SignalError, nearest
@@ -333,10 +334,10 @@ def plan(
 
 
 def as_data(source: Any, **settings: Any) -> Data:
-    """Data, from what a user has: Data, `(x, y)` tensors, a tensor, Images, a Dataset or a DataLoader."""
+    """Data, from what a user has: Data, `(x, y)` tensors, a tensor, Images, Texts, a Dataset or a DataLoader."""
     if isinstance(source, Data):
         return source
-    if isinstance(source, Images):
+    if isinstance(source, Images | Texts):
         return Data(source.x, source.y, classes=source.classes, **settings)
     if isinstance(source, tuple) and len(source) == 2 and isinstance(source[0], Tensor | Mapping):
         return Data(*source, **settings)
@@ -408,6 +409,7 @@ __all__ = [
     "Data",
     "Draw",
     "Images",
+    "Texts",
     "View",
     "as_data",
     "few_labels",
@@ -416,4 +418,5 @@ __all__ = [
     "load",
     "plain",
     "plan",
+    "texts",
 ]

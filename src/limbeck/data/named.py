@@ -1,7 +1,7 @@
 """Data sets by name.
 
 `load("digits")` comes with scikit-learn; `load("fashion-mnist")` is read from disk, and downloaded only where it is
-found nowhere. Nothing happens on import.
+found nowhere; `load("glosses")` is texts, read from disk. Nothing happens on import.
 """
 
 import gzip
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from limbeck.data.draws import integers, uniform
+from limbeck.data.glosses import Texts, glosses
 from limbeck.errors import DataError, SettingError, UnknownName, nearest
 from limbeck.own import own
 
@@ -42,12 +44,19 @@ class Images:
     y: Tensor
     classes: tuple[str, ...]
 
+    @property
+    def built_with(self) -> dict[str, Any]:
+        """What `models.build` wants to know."""
+        channels, *size = self.x.shape[1:]
+        return {"channels": channels, "classes": len(self.classes), "size": size}
 
-def load(name: str) -> tuple[Images, Images]:
-    """The data set's training and test part.
+
+def load(name: str) -> tuple[Any, Any]:
+    """The data set's training and test part: Images or Texts, both of one kind.
 
     Args:
-        name: "digits", "fashion-mnist", or "module:function" for a function of one's own that returns such a pair.
+        name: "digits", "fashion-mnist", "glosses", or "module:function" for a function of one's own that returns such
+            a pair.
     """
     if ":" in name:
         make = own(name)
@@ -56,7 +65,7 @@ def load(name: str) -> tuple[Images, Images]:
         if make is None:
             raise UnknownName(
                 f"no data set is called {name!r} (for your own, give 'module:function', a function without arguments "
-                f"that returns two Images, training and test); {nearest(name, _NAMED)}"
+                f"that returns two Images or two Texts, training and test); {nearest(name, _NAMED)}"
             )
     train, test = make()
     return train, test
@@ -242,4 +251,8 @@ def _shuffle(seed: int, n: int, stream: str) -> Tensor:
     return uniform(seed, torch.arange(n), epoch=0, stream=stream, n=1)[:, 0]
 
 
-_NAMED: dict[str, Callable[[], tuple[Images, Images]]] = {"digits": digits, "fashion-mnist": fashion_mnist}
+_NAMED: dict[str, Callable[[], tuple[Images, Images] | tuple[Texts, Texts]]] = {
+    "digits": digits,
+    "fashion-mnist": fashion_mnist,
+    "glosses": glosses,
+}

@@ -1,4 +1,5 @@
-"""Small reference networks for images, (b, channels, h, w) -> logits (b, classes), built by name.
+"""Small reference networks for images (b, channels, h, w) or texts, token ids (b, length) -> logits (b, classes),
+built by name.
 
 A name is a family, then where the family takes them a depth and a width factor: `resnet8x4` is the family `resnet`,
 8 layers deep and 4 times as wide. Activations to tap have plain names: `stem`, `layer1`, `layer2`, `layer3` in the
@@ -8,13 +9,13 @@ whose input is the embedding.
 
 import inspect
 import re
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from torch import nn
 
 from limbeck.errors import UnknownName, nearest
-from limbeck.models import cnn, mixer, resnet, vit
+from limbeck.models import cnn, mixer, resnet, text, vit
 from limbeck.own import own
 
 __all__ = ["build", "model", "names"]
@@ -29,8 +30,9 @@ _examples: dict[str, tuple[str, ...]] = {}
 def model(*examples: str) -> Callable[[Family], Family]:
     """Makes the decorated function a family of `build`, under the function's own name.
 
-    The function takes `channels`, `classes`, `size` (height, width) and, to read them from the name, `depth` and
-    `width`, all by keyword. `examples` are the names to show for it; without any, it is the family's name.
+    The function takes `channels`, `classes`, `size` (height, width), or for texts `vocabulary` and `classes`, and, to
+    read them from the name, `depth` and `width`, all by keyword. `examples` are the names to show for it; without any,
+    it is the family's name.
     """
 
     def register(family: Family) -> Family:
@@ -41,23 +43,34 @@ def model(*examples: str) -> Callable[[Family], Family]:
     return register
 
 
-def names() -> list[str]:
-    """Names that `build` takes, some for each family; where a name has numbers, others do too."""
-    return [name for family in sorted(_examples) for name in _examples[family]]
+def names(*, texts: bool = False) -> list[str]:
+    """Names that `build` takes, some for each family, for images or for texts; where a name has numbers, others do
+    too."""
+    fitting = (each for each in sorted(_examples) if texts == ("vocabulary" in _parameters(_families[each])))
+    return [name for family in fitting for name in _examples[family]]
 
 
-def build(name: str, *, channels: int, classes: int, size: int | tuple[int, int] = 32) -> nn.Module:
-    """The network called `name` for images of `channels` x `size`, with `classes` logits.
+def build(
+    name: str,
+    *,
+    classes: int,
+    channels: int | None = None,
+    size: int | tuple[int, int] = 32,
+    vocabulary: int | None = None,
+) -> nn.Module:
+    """The network called `name`, with `classes` logits, for images of `channels` x `size`, or for texts of so large a
+    `vocabulary`.
 
     `name` may also be `module:function`, for a function of one's own that takes `channels`, `classes` and `size`
-    (height, width) by keyword and returns the network.
+    (height, width), or for texts `vocabulary` and `classes`, by keyword and returns the network.
     """
-    family, numbers = _find(name)
-    height_width = (size, size) if isinstance(size, int) else size
-    return family(channels=channels, classes=classes, size=height_width, **numbers)
+    given: dict[str, Any] = {"channels": channels, "size": (size, size) if isinstance(size, int) else size}
+    given = {"classes": classes, **(given if vocabulary is None else {"vocabulary": vocabulary})}
+    family, numbers = _find(name, given)
+    return family(**given, **numbers)
 
 
-def _find(name: str) -> tuple[Callable[..., nn.Module], dict[str, int]]:
+def _find(name: str, given: Iterable[str]) -> tuple[Callable[..., nn.Module], dict[str, int]]:
     """The family's function, and the depth and width that the name gives it."""
     if ":" in name:
         return own(name), {}
@@ -67,17 +80,23 @@ def _find(name: str) -> tuple[Callable[..., nn.Module], dict[str, int]]:
     parts = match.groupdict() if match else {"family": name}
     family = _families.get(parts.pop("family"))
     numbers = {key: int(digits) for key, digits in parts.items() if digits is not None}
-    if family is None or not _accepts(family, numbers):
+    if family is None or not _accepts(family, [*given, *numbers]):
+        texts = "vocabulary" in given
+        near = nearest(name, names(texts=texts))
         raise UnknownName(
-            f"no model {name!r}; {nearest(name, names())} For a network of your own write 'module:function': the "
-            f"function is called with channels, classes and size and returns the network"
+            f"no model {name!r} for {'texts' if texts else 'images'}; {near} For a network of your own write "
+            f"'module:function': the function is called with {', '.join(sorted(given))} and returns the network"
         )
     return family, numbers
 
 
-def _accepts(family: Callable[..., nn.Module], numbers: dict[str, int]) -> bool:
+def _parameters(family: Callable[..., nn.Module]) -> Iterable[str]:
+    return inspect.signature(family).parameters
+
+
+def _accepts(family: Callable[..., nn.Module], given: Iterable[str]) -> bool:
     try:
-        inspect.signature(family).bind(channels=..., classes=..., size=..., **numbers)
+        inspect.signature(family).bind(**dict.fromkeys(given))
     except TypeError:
         return False
     return True
@@ -87,5 +106,6 @@ _resnets = ("resnet8", "resnet20", "resnet32", "resnet56", "resnet110", "resnet8
 model(*_resnets)(resnet.resnet)
 model("wrn16x2", "wrn40x1", "wrn40x2")(resnet.wrn)
 model("cnn", "cnnx2")(cnn.cnn)
+model("textcnn", "textcnnx4")(text.textcnn)
 for _family in (cnn.mlp, mixer.mixer, mixer.mixer_small, vit.vit, vit.vit_small):
     model()(_family)

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from limbeck.data import UNLABELLED, Data, mixed
-from limbeck.data.texts import domain_shares
+from limbeck.data.domains import domain_shares
 from limbeck.errors import DataError, SettingError
 from limbeck.evaluate import evaluating
 from limbeck.losses.logit import cross_entropy

@@ -41,6 +41,7 @@ def capture(
     batch_size: int = 256,
     block: int | None = None,
     part: tuple[int, int] = (0, 1),
+    ray: int | None = None,
     device: str | torch.device | None = None,
     command: str | None = None,
     say: Callable[[str], None] = lambda line: None,
@@ -51,7 +52,8 @@ def capture(
     signals: name -> encoding, such as {".logits": "topk=10", ".embedding": "fp16", "layer3": "fp32"}.
     views: name -> epochs. A view that is not random is recorded once. seed: of the views; the run must have the same.
     block: examples per shard. part: (i, n), this process is the i-th of n that write one record together; whichever
-    finishes last completes the manifest. device: where the teacher runs; None: a GPU if there is one.
+    finishes last completes the manifest. ray: in so many parts by the nodes of a Ray cluster, see `cluster.spread`.
+    device: where the teacher runs; None: a GPU if there is one.
     command: what a person types to do this again, for error messages. say, watch(rows done, rows in all): progress.
 
     A record that is there already is gone on with: shards that are missing or damaged are written, and more epochs or
@@ -61,6 +63,12 @@ def capture(
     path, data, teacher = Path(path), as_data(data), as_teacher(teacher)
     if not 0 <= part[0] < part[1]:
         raise SettingError(f"part is (i, n) with 0 <= i < n; got {part}")
+    if ray is not None:
+        if ray < 1 or part != (0, 1):
+            raise SettingError(f"ray is a number of parts, all of which it writes; got ray={ray}, part={part}")
+        need_ray()
+    settings: dict[str, Any] = {"signals": signals, "views": views, "seed": seed, "device": device}
+    settings |= {"batch_size": batch_size, "block": block}
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if isinstance(teacher, nn.Module):
         teacher.to(device)
@@ -84,6 +92,10 @@ def capture(
         f"{record.row_bytes:,} bytes per example and view; {len(todo)} of {len(mine)} shards to write, {size(need)}, "
         f"{size(free)} free" + ("" if need < free else ": THIS WILL NOT FIT")
     )
+    if ray is not None:
+        from limbeck.records.cluster import spread
+
+        return spread(record, teacher, data, ray, watch, {**settings, "command": header["command"]})
     total, done = sum(shard.rows for shard in mine), sum(shard.rows for shard in mine if shard not in set(todo))
     for shard in todo:
         rows = np.empty(shard.rows, np.dtype([(name, each.dtype) for name, each in record.signals.items()]))
@@ -125,6 +137,14 @@ def wanted(
         if name != ".logits" and (encoding.source or not isinstance(encoding, Dense)):
             raise SettingError(f"{encoding!r} is for logits; {name!r} takes fp32, fp16, bf16 or fp64")
     return coded, epochs
+
+
+def need_ray() -> None:
+    """Raises SettingError where Ray Data is not installed."""
+    try:
+        import ray.data  # noqa: F401
+    except ImportError as error:
+        raise SettingError(f"a record over Ray needs Ray Data ({error}): pip install 'limbeck[ray]'") from error
 
 
 def as_signal(name: str) -> str:

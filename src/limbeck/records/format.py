@@ -5,6 +5,7 @@
       x.0000.00000.shard      view x, epoch 0, the first block of examples: rows of equal length and nothing else
       head.safetensors        the teacher's last layer, where logits are rebuilt from the embedding
       part-0-of-2.jsonl       while capture goes on: the shards that this process has finished
+      .lock                   held for moments by the processes that write
 
 Files are written whole or not at all; a shard counts once it is listed. Nothing here can run code.
 """
@@ -255,7 +256,7 @@ class Record:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """One process at a time; a kill frees it."""
-    held = os.open(folder, os.O_RDONLY)
+    held = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)  # NFS locks files that are open for writing only
     try:
         fcntl.flock(held, fcntl.LOCK_EX)
         yield

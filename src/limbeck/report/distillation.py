@@ -44,6 +44,8 @@ def render(result: Mapping[str, Any]) -> str:
         models=list(models),
         headline=_headline(models),
         comparison=_comparison(models),
+        checked=bool(result.get("check")),
+        warnings=[each for each in result.get("check") or [] if each["level"] == "warning"],
         legend=list(dict.fromkeys([*curves, *([TEACHER] if level is not None and "Accuracy" in drawings else [])])),
         curves=drawings,
         reliability=_reliability(result.get("reliability") or {}, models),

@@ -7,8 +7,8 @@ from hypothesis import given, strategies as st
 from torch import Tensor
 
 from limbeck.data import UNLABELLED
+from limbeck.data.domains import dc_pdd, domain_shares, min_k, zip_fit
 from limbeck.data.select import prune
-from limbeck.data.texts import dc_pdd, domain_shares, min_k, zip_fit
 from limbeck.errors import DataError, SettingError, ShapeError
 from tests.strategies import few, tensors
 
