@@ -35,7 +35,7 @@ from limbeck.models.gpt import GPT
 from limbeck.records import Cached, Record
 
 LENGTH, BATCH = 64, 16
-FIRST, FURTHER, TEACHING = 300, 200, 720  # steps: of every student, of every way, of the teacher at its batch size
+FIRST, FURTHER, TEACHING = 300, 200, 1440  # steps: of every student, of every way, of the teacher at its batch size
 TEACHER, STUDENT = {"width": 224, "depth": 5, "heads": 7}, {"width": 96, "depth": 4, "heads": 4}
 TOKENS, OTHER_TOKENS, PROMPT = 1024, 512, 8
 
@@ -84,8 +84,8 @@ def some(data: Tokens, steps: int, seed: int, batch: int = BATCH) -> Tokens:
 
 
 def trained(model: nn.Module, data: Tokens, method: Objective, seed: int, lr: float, **settings: Any) -> nn.Module:
-    settings = {"batch_size": BATCH, "clip": 1.0, "accelerator": "cpu", **settings}
-    run = Run(student=model, data=data, method=method, epochs=1, seed=seed, optimizer=AdamW(Cosine(lr)), **settings)
+    settings = {"batch_size": BATCH, "epochs": 1, "clip": 1.0, "accelerator": "cpu", **settings}
+    run = Run(student=model, data=data, method=method, seed=seed, optimizer=AdamW(Cosine(lr)), **settings)
     run.fit()
     return model
 
@@ -106,9 +106,9 @@ def kept(path: Path, model: GPT, train: Callable[[GPT], object]) -> GPT:
 
 
 def teacher(folder: Path) -> GPT:
-    data = some(packed(TOKENS, 0), TEACHING, 0, 32)
+    data = some(packed(TOKENS, 0), TEACHING // 2, 0, 32)
     model = seeded(1000, TOKENS, TEACHER)
-    return kept(folder / "teacher.pt", model, lambda each: trained(each, data, CE(), 0, 2e-3, batch_size=32))
+    return kept(folder / "teacher.pt", model, lambda each: trained(each, data, CE(), 0, 2e-3, batch_size=32, epochs=2))
 
 
 def written(folder: Path) -> Tokens:
