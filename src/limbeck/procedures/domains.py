@@ -28,7 +28,8 @@ __all__ = ["Mixture"]
 class Mixture(Run):
     """A run in which each example's domain is drawn by the domains' shares, and then the example from its domain, which
     is gone through in a new order each time. After each epoch the shares are set anew by `domain_shares` (Liu et al.
-    2024, DDK, algorithm 1). They are saved with the run.
+    2024, DDK, algorithm 1). They are saved with the run. Meant for a student that is trained already, as in the paper:
+    one whose perplexity is many times the teacher's begins with a single domain.
 
     domain: (n,) int64, the number of each example's domain, from 0. held_out: examples with labels of each, the paper's
     500; both models are asked about them, in eval mode. alpha: in [0, 1]; the least share is (1 - alpha) / domains.
