@@ -14,6 +14,7 @@ import math
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -168,6 +169,14 @@ class Run:
         )
         fabric.launch()
         return fabric
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is drawn within is drawn again after it."""
+        states = self.rng.get_state(), self.local_rng.get_state()
+        yield
+        self.rng.set_state(states[0])
+        self.local_rng.set_state(states[1])
 
     def pick_memory_format(self) -> torch.memory_format:
         last = self.fabric.device.type == "cuda" if self.channels_last is None else self.channels_last
