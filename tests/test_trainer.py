@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from limbeck import CE, JSD, KL, SGD, UNLABELLED, Cached, Data, Objective, Ramp, Record, Run, Stages, Step
 from limbeck.blocks.language import OnPolicy
-from limbeck.errors import CheckpointError, SettingError
+from limbeck.errors import CheckpointError, DataError, SettingError
 from limbeck.objective import Reads
 from limbeck.schedules import Clock
 from limbeck.step import Merged
@@ -306,6 +306,12 @@ def test_stages_follow_the_epochs(tmp_path: Path) -> None:
     more = trainer(tmp_path, CE(), num_train_epochs=2)
     more.train()
     assert not torch.allclose(staged.model.lm_head.weight, more.model.lm_head.weight, atol=1e-4)
+
+
+def test_the_student_goes_on_behind_its_text(tmp_path: Path) -> None:
+    left = [{name: part.flip(0) for name, part in text.items()} for text in texts()]
+    with pytest.raises(DataError, match="padding_side = 'right'"):
+        trainer(tmp_path, OnPolicy(CE(), 1.0), train_dataset=left)
 
 
 def test_settings_that_would_be_another_loss(tmp_path: Path) -> None:
