@@ -19,6 +19,7 @@ from .schedules import (
 from .signals import Net as Net, Normalize as Normalize, Output as Output
 from .step import Step as Step
 from .teachers import EMA as EMA, Bank as Bank, Committee as Committee, Frozen as Frozen
+from .trainer import DistillationTrainer as DistillationTrainer
 from .weights import (
     SampledMass as SampledMass,
     TeacherConfidence as TeacherConfidence,

@@ -80,6 +80,29 @@ def load(run: Run, path: Path | str) -> None:
         (Path(run.folder) / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in run.history))
 
 
+def save_method(run: Run, path: Path) -> None:
+    """What its method trains or remembers, and this rank's randomness, for a loop that saves the rest itself."""
+    temporary = path.with_name(path.name + ".partial")
+    streams = [run.rng.get_state(), run.local_rng.get_state()]
+    torch.save({"method": repr(run.method), "state": run.bundle.state.state_dict(), "streams": streams}, temporary)
+    os.replace(temporary, path)
+
+
+def load_method(run: Run, path: Path) -> None:
+    """Raises CheckpointError for a file that is none, or is of another method."""
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        if saved["method"] != repr(run.method):
+            raise CheckpointError(f"{path} is of the method {saved['method']}; this run's is {run.method!r}")
+        run.bundle.state.load_state_dict(saved["state"])
+        for generator, state in zip((run.rng, run.local_rng), saved["streams"], strict=True):
+            generator.set_state(state)
+    except CheckpointError:
+        raise
+    except (pickle.UnpicklingError, RuntimeError, LookupError, EOFError, OSError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} holds nothing of this run's method: {error}") from error
+
+
 @contextmanager
 def finish_step_on_interrupt() -> Iterator[threading.Event]:
     """Within, the first ctrl-C sets the event instead of raising anywhere; a second one raises."""

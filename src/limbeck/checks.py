@@ -119,11 +119,10 @@ def dry_step(run: Run) -> None:
     a wrong mask speak now, not after an epoch."""
     batch = run.on_device(run.train_data.example(seed=run.seed))
     labels(batch, run.num_classes)
-    states = run.rng.get_state(), run.local_rng.get_state()
     firsts = sorted({run.method.span(epoch, run.epochs)[0] for epoch in range(run.epochs)})
     buffers = [(buffer, buffer.clone()) for buffer in run.bundle.buffers()]
     run.bundle.train()
-    with torch.no_grad(), torch.random.fork_rng(devices=cuda_devices(run)):
+    with torch.no_grad(), run.aside(), torch.random.fork_rng(devices=cuda_devices(run)):
         for first in firsts:
             step = Step(run, batch, Clock(0, 1, 0, 1), first)
             step.batch = run.method.prepare(batch, step, run.bundle.state)
@@ -139,8 +138,6 @@ def dry_step(run: Run) -> None:
             teacher.check(run)
     for buffer, before in buffers:
         buffer.copy_(before)
-    run.rng.set_state(states[0])
-    run.local_rng.set_state(states[1])
 
 
 def cuda_devices(run: Run) -> list[int]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -147,7 +147,7 @@ def pretrained(folder: Path) -> nn.Module:
         raise CheckpointError(
             f"{folder} is of a {name}, no class of transformers: {name}.from_pretrained({str(folder)!r})"
         )
-    model: nn.Module = kind.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    model: nn.Module = cast(Any, kind).from_pretrained(folder, local_files_only=True, use_safetensors=True)
     return model
 
 

@@ -40,7 +40,7 @@ def generate(
     with evaluating(module):
         if isinstance(module, GPT):
             return ours(module, input_ids, lengths, new, temperature, end, vocabulary, generator)
-        if hasattr(module, "generate"):
+        if hasattr(module, "generation_config") and not module.config.is_encoder_decoder:
             return theirs(module, input_ids, lengths, new, temperature, end, vocabulary, generator)
     raise SettingError(
         f"a {type(module).__name__} cannot generate: take limbeck.models.GPT or a transformers causal language model"
@@ -96,23 +96,29 @@ def theirs(
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
     """By transformers' own `generate`, which pads on the left and draws from the global generator."""
+    from transformers import GenerationConfig
+
     b, n = input_ids.shape
     shift = (torch.arange(n, device=input_ids.device) - (n - lengths)[:, None]) % n
     mask = torch.arange(n, device=input_ids.device) >= (n - lengths)[:, None]
     seed = int(torch.randint(1 << 31, (), generator=generator))
-    banned = range(vocabulary, model.config.vocab_size) if vocabulary is not None else ()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        settings = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
-        found = model.generate(
-            input_ids=input_ids.gather(1, shift),
-            attention_mask=mask.long(),
-            max_new_tokens=new,
-            suppress_tokens=list(banned) or None,
-            eos_token_id=end,
-            pad_token_id=0 if end is None else end,
-            **(settings if temperature else {"do_sample": False}),
-        )
+    banned = range(vocabulary, len(model.get_output_embeddings().weight)) if vocabulary is not None else ()
+    settings = GenerationConfig(
+        max_new_tokens=new,
+        do_sample=temperature > 0,
+        suppress_tokens=list(banned) or None,
+        eos_token_id=end,
+        pad_token_id=0 if end is None else end,
+        **({"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}),
+    )
+    # In the model's place for them: its own would fill in what these leave open, such as a repetition penalty.
+    own, model.generation_config = model.generation_config, settings
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            found = model.generate(input_ids=input_ids.gather(1, shift), attention_mask=mask.long())
+    finally:
+        model.generation_config = own
     said = torch.zeros(b, new, dtype=found.dtype, device=found.device)
     said[:, : found.shape[1] - n] = found[:, n:]
     count = torch.full_like(lengths, found.shape[1] - n)

@@ -14,6 +14,7 @@ import math
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -105,6 +106,18 @@ class Run:
         """Check everything on two examples, then hand it to Fabric. Called by `fit`; a second call does nothing."""
         if hasattr(self, "module"):
             return
+        self.assemble()
+        if self.compile:
+            for net in [*self.students, *self.teachers]:
+                if isinstance(net, nn.Module):  # a record is none
+                    net.compile()
+        torch.manual_seed(self.seed + 1 + self.fabric.global_rank)  # dropout: other draws on every rank
+        parameters = [parameter for parameter in self.bundle.parameters() if parameter.requires_grad]
+        self.module, self.torch_optimizer = self.fabric.setup(self.bundle, self.optimizer.build(parameters))
+        self.teacher_logits: Tensor | None = None
+
+    def assemble(self) -> None:
+        """All that a step needs, checked on two examples; the optimiser is still to come."""
         checks.settings(self)
         self.fabric = fabric = self.launch()
         torch.manual_seed(self.seed)
@@ -132,19 +145,11 @@ class Run:
         self.bundle = Bundle(self.method, self.students, self.method.init(self)).to(fabric.device)
         fabric.strategy.precision.convert_module(self.bundle)
         checks.dry_step(self)
-        parameters = [parameter for parameter in self.bundle.parameters() if parameter.requires_grad]
-        if not parameters:
+        if not any(parameter.requires_grad for parameter in self.bundle.parameters()):
             raise SettingError(
                 "no parameter of the student has requires_grad: let some train. If the student is the teacher, "
                 "which is frozen, pass copy.deepcopy(teacher)"
             )
-        if self.compile:
-            for net in [*self.students, *self.teachers]:
-                if isinstance(net, nn.Module):  # a record is none
-                    net.compile()
-        torch.manual_seed(self.seed + 1 + fabric.global_rank)  # dropout: other draws on every rank
-        self.module, self.torch_optimizer = fabric.setup(self.bundle, self.optimizer.build(parameters))
-        self.teacher_logits: Tensor | None = None
 
     def launch(self) -> Fabric:
         from lightning_fabric import Fabric  # slow to import, so only where something is trained
@@ -164,6 +169,14 @@ class Run:
         )
         fabric.launch()
         return fabric
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """What is drawn within is drawn again after it."""
+        states = self.rng.get_state(), self.local_rng.get_state()
+        yield
+        self.rng.set_state(states[0])
+        self.local_rng.set_state(states[1])
 
     def pick_memory_format(self) -> torch.memory_format:
         last = self.fabric.device.type == "cuda" if self.channels_last is None else self.channels_last
@@ -229,15 +242,9 @@ class Run:
         fabric = self.fabric
         for group in self.torch_optimizer.param_groups:
             group["lr"] = value(self.optimizer.lr, clock)
-        steps = [Step(self, batch, clock, self.epoch) for batch in micros]
-        with torch.no_grad():
-            for step in steps:
-                step.batch = self.method.prepare(step.batch, step, self.bundle.state)
-                step.forget()
-        counts = self.count(steps)
+        steps = self.prepare(micros, clock)
         sums: dict[str, Tensor] = {}
         for i, step in enumerate(steps):
-            step.counts = counts
             with fabric.no_backward_sync(self.module, enabled=i < len(steps) - 1):
                 loss, parts = self.module(step)
                 if loss.requires_grad:  # nothing to learn where every term is masked
@@ -251,6 +258,18 @@ class Run:
         with torch.no_grad():
             self.method.update(Merged(steps, self.gather), self.bundle.state)
         return sums
+
+    def prepare(self, micros: Sequence[Batch], clock: Clock) -> list[Step]:
+        """The steps of some micro-batches, ready for their losses: prepared by the method, and counted together."""
+        steps = [Step(self, batch, clock, self.epoch) for batch in micros]
+        with torch.no_grad():
+            for step in steps:
+                step.batch = self.method.prepare(step.batch, step, self.bundle.state)
+                step.forget()
+        counts = self.count(steps)
+        for step in steps:
+            step.counts = counts
+        return steps
 
     def count(self, steps: Sequence[Step]) -> dict[str | None, Tensor | int]:
         """How many rows the whole step has, and each of its masks, over micro-batches and ranks."""

@@ -243,10 +243,9 @@ class Net(nn.Module):
         raw = self.hand_over(self.module, x if self.inputs is None else self.inputs(x))
         signals = as_signals(raw)
         head = raw.head if isinstance(raw, Output) else None
-        for name, tap in self.taps.items():
-            if name != EMBEDDING or name not in signals:
-                signals[name] = tap.take()
-        return Output(signals, {name: tap.version for name, tap in self.taps.items()}, head)
+        taken = [name for name in self.taps if name != EMBEDDING or name not in signals]
+        signals |= {name: self.taps[name].take() for name in taken}
+        return Output(signals, {name: self.taps[name].version for name in taken}, head)
 
     def read(self, names: Iterable[str], *, owner: str = "model") -> None:
         """Tap these layers (or `.embedding`, `.hidden`, `.attention`) from now on.

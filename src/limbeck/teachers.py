@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -173,7 +173,7 @@ def saved(folder: Path) -> nn.Module:
         raise SettingError(
             f"transformers knows no {names[0]}, which {folder} holds: load the model and give it as it is"
         )
-    model: nn.Module = kind.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    model: nn.Module = cast(Any, kind).from_pretrained(folder, local_files_only=True, use_safetensors=True)
     return model
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from limbeck.data import UNLABELLED, Batch, given
-from limbeck.errors import SettingError
+from limbeck.errors import DataError, SettingError
 from limbeck.generate import generate
 from limbeck.losses.divergence import reverse_kl
 from limbeck.losses.logit import cross_entropy
@@ -55,6 +55,9 @@ class OnPolicy(Composite):
         """The same prompts, with what the student makes of them."""
         if batch.positions is None:
             raise SettingError("the student writes texts: give data of tokens, limbeck.data.text.Tokens, say")
+        mask = batch.inputs.get("attention_mask")
+        if mask is not None and not bool(mask[:, 0].all()):
+            raise DataError("the student goes on behind a text, and these are padded on the left: set tokenizer.padding_side = 'right'")
         y, tokenizer = given(batch.y), getattr(step.run.train_data, "tokenizer", None)
         end = None if tokenizer is None else tokenizer.end
         n = y.shape[1]
