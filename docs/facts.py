@@ -85,8 +85,8 @@ class SplitSpeaker(Speaker):
         self.other = [seeded(logits_of, Speaker, 6)]  # no part of it: its layers have other names
 
     def forward(self, input_ids: Tensor, **rest: Any) -> Output:
-        super().forward(input_ids)
-        return self.other[0].eval()(input_ids)  # type: ignore[no-any-return]
+        layers, other = super().forward(input_ids).signals, self.other[0].eval()(input_ids)
+        return Output({**layers, ".embedding": other.embedding}, head=other.head)
 
 
 def split(method: Method, logits_of: int, layers_of: int) -> Net:

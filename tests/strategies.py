@@ -196,6 +196,9 @@ LOSSES = {
     "ldr/l1": Loss("scores", lambda s, t, y: losses.ldr(s, y, lam=0.1, scores="l1"), labels=True, signed=True),
     "margin_shift": Loss("logits", lambda s, t, y: losses.margin_shift(s, t, y), divergence=True, labels=True),
     "masked_kl": Loss("logits", lambda s, t, y: losses.masked_kl(s, t, torch.arange(s.shape[1]) != 1), signed=True),
+    "masked_mse": Loss(
+        "features", lambda s, t, y: losses.masked_mse(s, t, torch.ones_like(t, dtype=torch.bool)), divergence=True
+    ),
     "mse": Loss("features", lambda s, t, y: losses.mse(s, t), divergence=True),
     "mse/maps": Loss("maps", lambda s, t, y: losses.mse(s, t), divergence=True),
     "noisy_kl": Loss("logits", lambda s, t, y: losses.noisy_kl(t, torch.stack([s, s]), tau=1.0), divergence=True),

@@ -20,6 +20,7 @@ def generate(
     *,
     new: int,
     temperature: float = 1.0,
+    top_p: float = 1.0,
     end: int | None = None,
     vocabulary: int | None = None,
     generator: torch.Generator | None = None,
@@ -28,20 +29,22 @@ def generate(
 
     model: a GPT of ours, or a transformers causal LM. input_ids (b, n), padded on the right; lengths (b,) >= 1: of the
         prompts. What stands behind a sequence's length in the result is 0.
-    temperature: of the sampling, 0 for the most probable token each time. end: the token after which a sequence is
-        complete; it is kept. vocabulary: how many of the model's classes are tokens; None: all.
+    temperature: of the sampling, 0 for the most probable token each time. top_p: sample among the most probable tokens
+        only, the fewest that together have this probability (Holtzman et al. 2020).
+    end: the token after which a sequence is complete; it is kept. vocabulary: how many of the model's classes are
+        tokens; None: all.
     generator: on the CPU, the only source of chance, so that its state replays the text.
     """
-    if temperature < 0 or new < 1:
-        raise SettingError(f"temperature >= 0 and new >= 1; got {temperature} and {new}")
+    if temperature < 0 or new < 1 or not 0 < top_p <= 1:
+        raise SettingError(f"temperature >= 0, new >= 1 and top_p in (0, 1]; got {temperature}, {new} and {top_p}")
     if int(lengths.min()) < 1:
         raise SettingError("a prompt has at least one token")
     module = getattr(model, "module", model)
     with evaluating(module):
         if isinstance(module, GPT):
-            return ours(module, input_ids, lengths, new, temperature, end, vocabulary, generator)
+            return ours(module, input_ids, lengths, new, temperature, top_p, end, vocabulary, generator)
         if hasattr(module, "generation_config") and not module.config.is_encoder_decoder:
-            return theirs(module, input_ids, lengths, new, temperature, end, vocabulary, generator)
+            return theirs(module, input_ids, lengths, new, temperature, top_p, end, vocabulary, generator)
     raise SettingError(
         f"a {type(module).__name__} cannot generate: take limbeck.models.GPT or a transformers causal language model"
     )
@@ -53,6 +56,7 @@ def ours(
     lengths: Tensor,
     new: int,
     temperature: float,
+    top_p: float,
     end: int | None,
     vocabulary: int | None,
     generator: torch.Generator | None,
@@ -65,7 +69,7 @@ def ours(
     head = model.head if vocabulary is None else model.head.cut(vocabulary)
     lengths, going = lengths.clone(), torch.ones_like(lengths, dtype=torch.bool)
     for _ in range(new):
-        token = drawn(head(hidden), temperature, generator)
+        token = drawn(head(hidden), temperature, top_p, generator)
         ids[torch.arange(b), lengths] = torch.where(going, token, 0)
         places = lengths[:, None]
         lengths = lengths + going
@@ -77,10 +81,14 @@ def ours(
     return ids, lengths
 
 
-def drawn(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
+def drawn(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator | None) -> Tensor:
     """One class of each row, by the largest of logits / temperature + Gumbel noise."""
     if temperature == 0:
         return logits.argmax(-1)
+    if top_p < 1:
+        p, order = (logits.float() / temperature).softmax(-1).sort(-1, descending=True)
+        beyond = (p.cumsum(-1) - p >= top_p).gather(-1, order.argsort(-1))
+        logits = logits.masked_fill(beyond, -torch.inf)
     noise = -torch.empty(logits.shape).exponential_(generator=generator).log()
     return (logits.float() / temperature + noise.to(logits.device)).argmax(-1)
 
@@ -91,6 +99,7 @@ def theirs(
     lengths: Tensor,
     new: int,
     temperature: float,
+    top_p: float,
     end: int | None,
     vocabulary: int | None,
     generator: torch.Generator | None,
@@ -109,7 +118,7 @@ def theirs(
         suppress_tokens=list(banned) or None,
         eos_token_id=end,
         pad_token_id=0 if end is None else end,
-        **({"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}),
+        **({"temperature": temperature, "top_k": 0, "top_p": top_p} if temperature > 0 else {}),
     )
     # In the model's place for them: its own would fill in what these leave open, such as a repetition penalty.
     own, model.generation_config = model.generation_config, settings

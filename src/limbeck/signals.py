@@ -55,7 +55,8 @@ class Output:
     """What one model said of one view of a batch.
 
     `.logits` (b, classes), `.embedding` (b, width): what enters the last linear layer, `.hidden` and `.attention`:
-    tuples with a tensor per layer (Hugging Face models), `["layer.path"]`: the output of that module, if tapped.
+    tuples with a tensor per layer (Hugging Face models, GPT), `[".hidden.2"]`: one of them, if it was read,
+    `["layer.path"]`: the output of that module, if tapped.
 
     head: makes the logits from the embedding when they are first asked for; None: the model gave them itself.
     """
@@ -236,6 +237,7 @@ class Net(nn.Module):
         self.inputs = inputs
         self.head = head
         self.taps: dict[str, Tap] = {}
+        self.places: dict[str, tuple[str, int]] = {}  # ".hidden.2": (".hidden", 2)
 
     def forward(self, x: Any, view: str = "x", index: Tensor | None = None) -> Output:
         for tap in self.taps.values():
@@ -245,18 +247,26 @@ class Net(nn.Module):
         head = raw.head if isinstance(raw, Output) else None
         taken = [name for name in self.taps if name != EMBEDDING or name not in signals]
         signals |= {name: self.taps[name].take() for name in taken}
+        for name, (every, place) in self.places.items():
+            layers = signals.get(every, ())
+            if place >= len(layers):
+                raise SignalError(f"the model ({self.kind}) gives {len(layers)} {every!r}, and {name!r} was asked for")
+            signals[name] = layers[place]
         return Output(signals, {name: self.taps[name].version for name in taken}, head)
 
     def read(self, names: Iterable[str], *, owner: str = "model") -> None:
-        """Tap these layers (or `.embedding`, `.hidden`, `.attention`) from now on.
+        """Tap these layers (or `.embedding`, `.hidden`, `.attention`, one of these such as `.hidden.2`) from now on.
 
         Raises SignalError for a layer that is not there, naming the nearest ones.
         """
         for name in names:
             if name in self.taps:
                 continue
-            if name in (HIDDEN, ATTENTION):
-                self.ask_config(name, owner)
+            every, _, place = name.rpartition(".")
+            if every in (HIDDEN, ATTENTION) and place.isdecimal():
+                self.places[name] = every, int(place)
+            if {name, every} & {HIDDEN, ATTENTION}:
+                self.ask_config(every or name, owner)
                 continue
             tap = Tap(name)
             if name == EMBEDDING:

@@ -20,7 +20,7 @@ from limbeck.losses.divergence import (
     topk_kl,
     total_variation,
 )
-from limbeck.losses.feature import attention_map, attention_transfer, mse, nst
+from limbeck.losses.feature import attention_map, attention_transfer, masked_mse, mse, nst
 from limbeck.losses.joint import aggregate, joint_cross_entropy
 from limbeck.losses.label import bias_weight, correctness_aware, dco, dco_factor, feature_variance, tri_bce
 from limbeck.losses.linear import Linear, linear_cross_entropy, linear_divergence
@@ -91,6 +91,7 @@ __all__ = [
     "mapped",
     "margin_shift",
     "masked_kl",
+    "masked_mse",
     "merged_chunks",
     "mid_points",
     "mixture_jeffreys",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from limbeck.errors import ShapeError
@@ -15,6 +16,17 @@ def mse(student: Float[Tensor, "b *d"], teacher: Float[Tensor, "b *d"]) -> Float
     """Mean squared difference over all features of an example."""
     same_shape("features", student, teacher, "map one to the other with a bridge: Hint(layer) has one")
     return (wide(student) - wide(teacher)).square().flatten(1).mean(1)
+
+
+def masked_mse(
+    student: Float[Tensor, "b *d"], teacher: Float[Tensor, "b *d"], mask: Bool[Tensor, "b *m"]
+) -> Float[Tensor, " b"]:
+    """Mean squared difference over those features of an example that the mask, broadcast to them, lets count: states of
+    tokens (b, n, width) under (b, n, 1), attention (b, heads, n, n) under (b, 1, n, 1). 0 where none counts."""
+    same_shape("features", student, teacher, "map one to the other, or compare other layers")
+    mask = mask.expand_as(student)
+    squares = torch.where(mask, wide(student) - wide(teacher), 0.0).square()  # not `*`: padding may hold nan
+    return squares.flatten(1).sum(1) / mask.flatten(1).sum(1).clamp(min=1)
 
 
 def attention_map(features: Float[Tensor, "b c h w"], *, size: tuple[int, int]) -> Float[Tensor, "b hw"]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limbeck.errors import SettingError, ShapeError
 from limbeck.models.vit import feedforward
-from limbeck.signals import Head, Output
+from limbeck.signals import ATTENTION, EMBEDDING, HIDDEN, Head, Output, Signal
 
 Cache = list[tuple[Tensor, Tensor]]
 
@@ -36,11 +38,21 @@ class CausalAttention(nn.Module):
         self.out = nn.Linear(dim, dim, bias=False)
 
     def forward(
-        self, x: Tensor, turns: tuple[Tensor, Tensor], places: Tensor, seen: tuple[Tensor, Tensor] | None
+        self,
+        x: Tensor,
+        turns: tuple[Tensor, Tensor],
+        places: Tensor,
+        seen: tuple[Tensor, Tensor] | None,
+        maps: list[Tensor] | None = None,
     ) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (b, heads, n, dim)
         q, k = turn(q, *turns), turn(k, *turns)
-        if seen is None:
+        if maps is not None:
+            later = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=x.device).triu(1)
+            scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(later, -torch.inf)
+            maps.append(scores.softmax(-1))
+            mixed = maps[-1] @ v
+        elif seen is None:
             mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         else:
             rows = torch.arange(len(x), device=x.device)[:, None]
@@ -63,9 +75,14 @@ class Block(nn.Module):
         self.mlp = feedforward(dim, 4 * dim)
 
     def forward(
-        self, x: Tensor, turns: tuple[Tensor, Tensor], places: Tensor, seen: tuple[Tensor, Tensor] | None
+        self,
+        x: Tensor,
+        turns: tuple[Tensor, Tensor],
+        places: Tensor,
+        seen: tuple[Tensor, Tensor] | None,
+        maps: list[Tensor] | None = None,
     ) -> Tensor:
-        x = x + self.attention(self.norm1(x), turns, places, seen)
+        x = x + self.attention(self.norm1(x), turns, places, seen, maps)
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
 
@@ -75,6 +92,8 @@ class GPT(nn.Module):
 
     The embeddings are also the head's weight, unless `tied` is False. softcap: of the logits (see `Head`). What stands
     right of a token changes nothing, so sequences are padded on the right, with any id, and need no attention mask.
+    Its `.hidden`, the embeddings and each block's output, and its `.attention`, probabilities (b, heads, n, n), are
+    there for objectives that read them.
     """
 
     def __init__(
@@ -91,6 +110,7 @@ class GPT(nn.Module):
         if width % (2 * heads):
             raise SettingError(f"each head has an even part of the width; got width={width} for heads={heads}")
         self.vocab_size, self.heads, self.softcap = vocab_size, heads, softcap
+        self.config = SimpleNamespace(output_hidden_states=False, output_attentions=False)
         self.embed = nn.Embedding(vocab_size, width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.RMSNorm(width)
@@ -112,19 +132,38 @@ class GPT(nn.Module):
         shape = rows, length, self.heads, weight.shape[1] // self.heads
         return [(weight.new_zeros(shape), weight.new_zeros(shape)) for _ in self.blocks]
 
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embed
+
     def forward(
-        self, input_ids: Tensor, *, places: Tensor | None = None, cache: Cache | None = None, **_: Tensor
+        self,
+        input_ids: Tensor | None = None,
+        *,
+        inputs_embeds: Tensor | None = None,
+        places: Tensor | None = None,
+        cache: Cache | None = None,
+        **_: Tensor,
     ) -> Output:
-        """places (b or 1, n): of these tokens in the sequences, where a `cache` holds those before; these join it."""
-        if input_ids.dim() != 2:
-            raise ShapeError(f"token ids are (b, n); got {tuple(input_ids.shape)}")
-        x = self.embed(input_ids)
+        """places (b or 1, n): of these tokens in the sequences, where a `cache` holds those before; these join it.
+        inputs_embeds (b, n, width): instead of ids."""
+        if inputs_embeds is None:
+            if input_ids is None or input_ids.dim() != 2:
+                raise ShapeError(f"token ids are (b, n); got {None if input_ids is None else tuple(input_ids.shape)}")
+            inputs_embeds = self.embed(input_ids)
+        x = inputs_embeds
         if places is None:
             places = torch.arange(x.shape[1], device=x.device)[None]
         turns = rotary(places[:, None], x.shape[2] // self.heads)
+        hidden, maps = [x], list[Tensor]() if self.config.output_attentions and cache is None else None
         for i, block in enumerate(self.blocks):
-            x = block(x, turns, places, None if cache is None else cache[i])
-        return Output({".embedding": self.norm(x)}, head=self.head)
+            x = block(x, turns, places, None if cache is None else cache[i], maps)
+            hidden.append(x)
+        signals: dict[str, Signal] = {EMBEDDING: self.norm(x)}
+        if self.config.output_hidden_states:
+            signals[HIDDEN] = tuple(hidden)
+        if maps is not None:
+            signals[ATTENTION] = tuple(maps)
+        return Output(signals, head=self.head)
 
 
 def small(module: nn.Module) -> None:

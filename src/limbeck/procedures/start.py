@@ -32,3 +32,24 @@ def blend(teacher: Model, fresh: Model, weights: tuple[float, float], *, same_va
     for name, p in own.items():
         p.copy_((weights[0] * p + weights[1] * other[name]) / scale)
     return student
+
+
+def thinned(teacher: Model, every: int, *, layers: str) -> Model:
+    """A trainable copy with every `every`-th layer: the last of each group of so many (Ansell et al. 2023, BiStil).
+
+    layers: path of the list of layers, "blocks" in our GPT, "encoder.layer" in BertModel.
+    """
+    student = copy.deepcopy(teacher).requires_grad_(True).train()
+    stack = student.get_submodule(layers)
+    if not isinstance(stack, nn.ModuleList | nn.Sequential) or every < 1 or len(stack) % every:
+        raise SettingError(f"{layers!r} is no list of layers whose number can be divided by every={every}: {stack}")
+    for i in reversed(range(len(stack))):
+        if i % every != every - 1:
+            del stack[i]
+    if hasattr(getattr(student, "config", None), "num_hidden_layers"):
+        student.config.num_hidden_layers = len(stack)  # type: ignore[union-attr]
+    for i, layer in enumerate(stack):
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):  # by which transformers' attention finds its cache
+                module.layer_idx = i  # type: ignore[assignment]
+    return student
