@@ -58,7 +58,8 @@ class OnPolicy(Composite):
         mask = batch.inputs.get("attention_mask")
         if mask is not None and not bool(mask[:, 0].all()):
             raise DataError(
-                "the student goes on behind a text, and these are padded on the left: set tokenizer.padding_side = 'right'"
+                "the student goes on behind a text, and these are padded on the left: set "
+                "tokenizer.padding_side = 'right'"
             )
         y, tokenizer = given(batch.y), getattr(step.run.train_data, "tokenizer", None)
         end = None if tokenizer is None else tokenizer.end
