@@ -58,7 +58,7 @@ def fit(student: Any, method: Objective, folder: str, train: Any, test: Any, tea
     return float(judge.evaluate()["eval_loss"])
 
 
-def main(examples: int = 2000) -> dict[str, float]:
+def main(examples: int = 1000) -> dict[str, float]:
     train, test = (blocks(texts, n) for texts, n in zip(python_source(), (examples, 200), strict=True))
     torch.manual_seed(0)
     teacher, student, alone = gpt2(64, 2), gpt2(32, 1), gpt2(32, 1)
