@@ -45,6 +45,12 @@ def test_a_hugging_face_student_learns() -> None:
     assert accuracy["student taught"] > accuracy["student alone"]
 
 
+def test_a_trainer_s_student_learns() -> None:
+    pytest.importorskip("accelerate")
+    loss = main_of("trainer")(examples=160)
+    assert all(nats < 5.0 for nats in loss.values())  # chance: ln 257 = 5.5
+
+
 def test_an_own_method_is_found_by_its_name() -> None:
     try:
         row = main_of("own_method")(epochs=6)

@@ -157,6 +157,17 @@ def test_the_most_probable_continuation_is_the_model_s_own(kind: str, vocabulary
 
 
 @pytest.mark.parametrize("kind", ["GPT2", "Llama"])
+def test_texts_fill_the_positions_that_there_are(kind: str) -> None:
+    name = "n_positions" if kind == "GPT2" else "max_position_embeddings"
+    model = build(kind, **{name: 8})
+    ids, lengths = generate(model, PROMPTS, LENGTHS, new=6, temperature=0)
+    assert lengths.tolist() == [8, 7, 8]
+    for row, before, after in zip(ids, LENGTHS.tolist(), lengths.tolist(), strict=True):
+        assert torch.equal(row[:after], greedy(model, row[:before], after - before, V))
+        assert not row[after:].any()
+
+
+@pytest.mark.parametrize("kind", ["GPT2", "Llama"])
 def test_samples_are_replayed_by_the_generator_s_state(kind: str) -> None:
     model, generator = build(kind), torch.Generator().manual_seed(3)
     state, outside = generator.get_state(), torch.get_rng_state()

@@ -34,6 +34,8 @@ def generate(
     end: the token after which a sequence is complete; it is kept. vocabulary: how many of the model's classes are
         tokens; None: all.
     generator: on the CPU, the only source of chance, so that its state replays the text.
+
+    No text grows beyond the positions that a transformers model was made for.
     """
     if temperature < 0 or new < 1 or not 0 < top_p <= 1:
         raise SettingError(f"temperature >= 0, new >= 1 and top_p in (0, 1]; got {temperature}, {new} and {top_p}")
@@ -107,7 +109,8 @@ def theirs(
     """By transformers' own `generate`, which pads on the left and draws from the global generator."""
     from transformers import GenerationConfig
 
-    b, n = input_ids.shape
+    b, wide = input_ids.shape
+    n = int(lengths.max())
     shift = (torch.arange(n, device=input_ids.device) - (n - lengths)[:, None]) % n
     mask = torch.arange(n, device=input_ids.device) >= (n - lengths)[:, None]
     seed = int(torch.randint(1 << 31, (), generator=generator))
@@ -120,22 +123,33 @@ def theirs(
         pad_token_id=0 if end is None else end,
         **({"temperature": temperature, "top_k": 0, "top_p": top_p} if temperature > 0 else {}),
     )
+    room = getattr(model.config.get_text_config(), "max_position_embeddings", None) or n + new
+
+    def within(module: Any, args: Any, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """A long prompt's row goes on while shorter ones need it; there are no more positions for it to be at."""
+        if settings.get("position_ids") is not None:
+            settings["position_ids"] = settings["position_ids"].clamp(max=room - 1)
+        return args, settings
+
+    hook = model.base_model.register_forward_pre_hook(within, with_kwargs=True)
     # In the model's place for them: its own would fill in what these leave open, such as a repetition penalty.
     own, model.generation_config = model.generation_config, settings
     try:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            found = model.generate(input_ids=input_ids.gather(1, shift), attention_mask=mask.long())
+            found = model.generate(input_ids=input_ids[:, :n].gather(1, shift), attention_mask=mask.long())
     finally:
         model.generation_config = own
+        hook.remove()
     said = torch.zeros(b, new, dtype=found.dtype, device=found.device)
     said[:, : found.shape[1] - n] = found[:, n:]
     count = torch.full_like(lengths, found.shape[1] - n)
     if end is not None:
         ended = said == end
         count = torch.where(ended.any(1), ended.int().argmax(1) + 1, count)
+    count = count.minimum(room - lengths).clamp(min=0)
     ids = torch.cat([input_ids, input_ids.new_zeros(b, new)], 1)
-    places = torch.arange(n + new, device=ids.device) - lengths[:, None]
+    places = torch.arange(wide + new, device=ids.device) - lengths[:, None]
     inside = (places >= 0) & (places < count[:, None])
     ids = torch.where(places < 0, ids, torch.where(inside, said.gather(1, places.clamp(0, new - 1)), 0))
     return ids, lengths + count

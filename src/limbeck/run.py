@@ -174,9 +174,11 @@ class Run:
     def aside(self) -> Iterator[None]:
         """What is drawn within is drawn again after it."""
         states = self.rng.get_state(), self.local_rng.get_state()
-        yield
-        self.rng.set_state(states[0])
-        self.local_rng.set_state(states[1])
+        try:
+            yield
+        finally:
+            self.rng.set_state(states[0])
+            self.local_rng.set_state(states[1])
 
     def pick_memory_format(self) -> torch.memory_format:
         last = self.fabric.device.type == "cuda" if self.channels_last is None else self.channels_last

@@ -57,10 +57,7 @@ class OnPolicy(Composite):
             raise SettingError("the student writes texts: give data of tokens, limbeck.data.text.Tokens, say")
         mask = batch.inputs.get("attention_mask")
         if mask is not None and not bool(mask[:, 0].all()):
-            raise DataError(
-                "the student goes on behind a text, and these are padded on the left: set "
-                "tokenizer.padding_side = 'right'"
-            )
+            raise DataError("the student goes on behind a text: pad on the right, tokenizer.padding_side = 'right'")
         y, tokenizer = given(batch.y), getattr(step.run.train_data, "tokenizer", None)
         end = None if tokenizer is None else tokenizer.end
         n = y.shape[1]
