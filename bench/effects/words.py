@@ -48,7 +48,7 @@ def labelled(ids: Tensor, y: Tensor | None = None) -> Data:
     return Data({"input_ids": ids}, y, classes=10)
 
 
-def test(shift: int = 0) -> Data:
+def held_out(shift: int = 0) -> Data:
     return labelled(*images(True, shift))
 
 

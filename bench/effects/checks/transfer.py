@@ -20,13 +20,13 @@ from bench.effects.words import (
     Reader,
     both_languages,
     gpt,
+    held_out,
     images,
     labelled,
     learnt,
     pre_trained,
     sentences,
     some,
-    test,
     tuned,
 )
 from limbeck import CE, KL, AdamW, Cosine, Data, Run, registry
@@ -61,7 +61,7 @@ def pre_trained_distillation(seed: int) -> Arms:
     arms = {}
     for arm, start in (("method", body), ("baseline", gpt(32, 2, seed))):
         run = fit(Reader(start, seed), method, labelled(ids), epochs=20, seed=seed, teacher=tuned(), **LEARNING)
-        arms[arm] = percent(run, test())
+        arms[arm] = percent(run, held_out())
     return arms
 
 
@@ -99,7 +99,7 @@ def ernie_tiny(seed: int) -> Arms:
     for arm, stages in arms.items():
         student = Reader(gpt(32, 2, seed), seed)
         run = Run(student=student, teacher=tuned(), data=own, method=task, seed=seed, **STUDENT)
-        found[arm] = percent(staged(run, stages)[-1], test())
+        found[arm] = percent(staged(run, stages)[-1], held_out())
     return found
 
 
@@ -128,13 +128,13 @@ def bistil(seed: int) -> Arms:
         ],
         "baseline": [{"epochs": 21}],
     }
-    found = {"teacher": share(teacher, test(1))}
+    found = {"teacher": share(teacher, held_out(1))}
     for arm, stages in arms.items():
         student = Reader(thinned(pre_trained(), 2, layers="blocks"), seed)
         run = Run(student=student, teacher=teacher, data=labelled(ids), method=task, seed=seed, **STUDENT)
         last = staged(run, stages)[-1]
-        found[arm] = percent(last, test(1))
-        found[f"{arm}: in the first language"] = percent(last, test())
+        found[arm] = percent(last, held_out(1))
+        found[f"{arm}: in the first language"] = percent(last, held_out())
     return found
 
 
