@@ -1,4 +1,4 @@
-"""Methods of the family transfer, on sentences that are images (`words.py`); LoRID's are sums."""
+"""Methods of the family transfer, on sentences that are images (`words.py`); LoRID's are digits in order."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import copy
 import random
 from collections import Counter
 from functools import cache
+from itertools import permutations
 
 import torch
 from sklearn.metrics import roc_auc_score
@@ -257,21 +258,19 @@ def auc(model: nn.Module, x: dict[str, Tensor], same: Tensor) -> float:
     return 100 * float(roc_auc_score(same, model.eval()(**x).flatten()))
 
 
-# --- sums ---------------------------------------------------------------------------------------------------------
+# --- digits in order ----------------------------------------------------------------------------------------------
 
-CHARACTERS = Characters("0123456789+*=;k ")
+CHARACTERS = Characters("123456789=;k")
 
 
 @cache
-def sums() -> list[tuple[str, str, str]]:
-    """(question, knowledge, reasoning) of a+b*c and a*b+c, the product first."""
+def orders() -> list[tuple[str, str, str]]:
+    """(question, knowledge, reasoning): four different digits, the smallest, and its half and all in order."""
     found = []
-    for a in range(1, 7):
-        for b in range(1, 7):
-            for c in range(1, 7):
-                found.append((f"{a}+{b}*{c}=", "k*2;", f"{b * c};{a + b * c}"))
-                found.append((f"{a}*{b}+{c}=", "k*1;", f"{a * b};{a * b + c}"))
-    return random.Random(0).sample(found, len(found))
+    for digits in permutations("123456789", 4):
+        ordered = "".join(sorted(digits))
+        found.append(("".join(digits) + "=", f"k{ordered[0]};", f"{ordered[:2]};{ordered}"))
+    return random.Random(0).sample(found, 500)
 
 
 def told(pairs: list[tuple[str, str]]) -> Tokens:
@@ -283,14 +282,14 @@ def told(pairs: list[tuple[str, str]]) -> Tokens:
     baseline="the intuitive reasoner, greedy",
     claim="answers on which the two reasoners agree are right more often",
     settings={
-        "data": "332 sums a+b*c and a*b+c of numbers from 1 to 6, 100 more to test",
+        "data": "150 times four digits, to be put in order, 200 more to test",
         "model": "GPT of 2 blocks of 32, 25 epochs of all texts, then r = 8 in all attention, 10 epochs",
-        "sampling": "20 tries at temperature 1.5, top_p = 0.9",
+        "sampling": "20 tries at temperature 0.7 (the authors: 1.5), top_p = 0.9",
         "optimizer": "AdamW(Cosine(0.004)), batches of 64",
     },
 )
 def lorid(seed: int) -> Arms:
-    train, held = sums()[:332], sums()[332:]
+    train, held = orders()[:150], orders()[300:]
     data = {
         "intuitive": told([(q, r) for q, _, r in train]),
         "knowledge": told([(q, k) for q, k, _ in train]),
@@ -306,12 +305,12 @@ def lorid(seed: int) -> Arms:
         adapters.tuned(Run(student=model, data=texts, method=CE(), epochs=10, seed=seed, **STUDENT), name)
     questions, right = [q for q, _, _ in held], [answer(r) for _, _, r in held]
     rng = torch.Generator().manual_seed(seed)
-    agreed = adapters.agree(model, questions, CHARACTERS, answer, new=8, generator=rng)
+    agreed = adapters.agree(model, questions, CHARACTERS, answer, new=8, temperature=0.7, generator=rng)
     adapters.use(model, "intuitive")
     greedy = adapters.written(model, questions, CHARACTERS, new=8, temperature=0.0)
     votes = [Counter[str | None]() for _ in questions]
     for _ in range(20):
-        said = adapters.written(model, questions, CHARACTERS, new=8, temperature=1.5, top_p=0.9, generator=rng)
+        said = adapters.written(model, questions, CHARACTERS, new=8, temperature=0.7, top_p=0.9, generator=rng)
         for vote, text in zip(votes, said, strict=True):
             vote[answer(text)] += 1
 

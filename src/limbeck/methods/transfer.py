@@ -1,4 +1,4 @@
-"""Methods that transfer a pre-trained transformer, most of them in several stages."""
+"""Methods that transfer a pre-trained transformer."""
 
 from __future__ import annotations
 
