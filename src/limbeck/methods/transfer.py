@@ -1,4 +1,4 @@
-"""Methods that transfer a pre-trained transformer, most of them in several stages."""
+"""Methods that transfer a pre-trained transformer."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ def bistil(*, depths: tuple[int, int], task: bool = True, tau: float = 2.0) -> O
 
     Two phases by procedures.staged.staged: task=False on texts of both languages, then task=True with the teacher of
     the task. procedures.start.thinned makes the student, procedures.sparse.sparse_tuned tunes it sparsely, as the
-    second phase does. The authors: 200,000 steps of 8 texts of 256 tokens. The means are taken per text, and the
-    vocabulary is not cut down.
+    second phase does. The authors: 200,000 steps of 8 texts of 256 tokens. The means are taken per text, without
+    padding, and the vocabulary is not cut down.
     """
     layers = len(attention(depths, nonzero=True).layers)
     latent = 1 / layers * attention(depths, nonzero=True) + 1 / (layers + 1) * hidden(depths, bridge="svd")

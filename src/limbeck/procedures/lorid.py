@@ -89,13 +89,13 @@ def agree(
     found: list[str | None] = [None] * len(questions)
     given: list[tuple[list[str | None], list[str | None]]] = [([], []) for _ in questions]
     for _ in range(tries):
-        open_ = [i for i, each in enumerate(found) if each is None]
-        if not open_:
+        left = [i for i, each in enumerate(found) if each is None]
+        if not left:
             break
-        asked = [questions[i] for i in open_]
+        asked = [questions[i] for i in left]
         quick = said("intuitive", asked)
         deep = said("deep", [joined(q, k) for q, k in zip(asked, said("knowledge", asked), strict=True)])
-        for i, *both in zip(open_, quick, deep, strict=True):
+        for i, *both in zip(left, quick, deep, strict=True):
             for answers, text in zip(given[i], both, strict=True):
                 answers.append(answer(text))
             found[i] = common(*given[i])
