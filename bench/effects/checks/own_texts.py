@@ -84,13 +84,11 @@ def gkd(seed: int) -> Arms:
     return arms(f"gkd(rate=1.0, prompt={PROMPT})", objective("jsd(beta=0.5)"), seed)
 
 
-@check("minillm", baseline="KL(1.0)", claim="its own texts are closer to the teacher's than after forward KL", **FIGURE)
+@check("minillm", baseline="KL(1.0)", claim="its own texts are closer to the teacher's", **FIGURE)
 def minillm(seed: int) -> Arms:
     return arms(f"minillm(prompt={PROMPT})", KL(1.0), seed)
 
 
-@check(
-    "distillm", baseline="KL(1.0)", claim="its own texts are closer to the teacher's than after forward KL", **FIGURE
-)
+@check("distillm", baseline="KL(1.0)", claim="its own texts are closer to the teacher's", **FIGURE)
 def distillm(seed: int) -> Arms:
     return arms(f"distillm(prompt={PROMPT})", KL(1.0), seed)
