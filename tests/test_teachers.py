@@ -209,5 +209,6 @@ def test_what_is_a_teacher() -> None:
     assert isinstance(as_teacher(Net(network)), Frozen)
     frozen = Frozen(network, training=True)
     assert [as_teacher(each) for each in (frozen, committee, table)] == [frozen, committee, table]
-    with pytest.raises(SettingError, match=r"a teacher is an nn\.Module, or has read\(\) .* got a function"):
+    wanted = r"a teacher is an nn\.Module, the folder of one, or has read\(\) .* got a function"
+    with pytest.raises(SettingError, match=wanted):
         as_teacher(lambda x: x)

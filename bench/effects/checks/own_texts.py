@@ -77,7 +77,7 @@ def arms(method: str, baseline: Objective, seed: int) -> Arms:
 @check(
     "gkd",
     baseline="jsd(beta=0.5)",
-    claim="its own texts are closer to the teacher's than after the data's texts",
+    claim="its own texts are closer to the teacher's than after the data's",
     **FIGURE,
 )
 def gkd(seed: int) -> Arms:
