@@ -49,6 +49,7 @@ WAYS: dict[str, Callable[[], Objective]] = {
     "TAID": lambda: TAID(),
     "DistiLLM": lambda: make("distillm", rate=0.5, prompt=PROMPT),
     "forward KL, record of 16 samples": lambda: KL(1.0),
+    "forward KL, record of 50 samples": lambda: KL(1.0),
     "student alone, other tokenizer": CE,
     "ALM, other tokenizer": lambda: make("alm", weight=100.0),
 }
@@ -140,7 +141,7 @@ def measured(way: str, seed: int, folder: Path) -> dict[str, float]:
     if "record" in way:
         place = folder / f"record-{seed}"
         shutil.rmtree(place, ignore_errors=True)
-        Record.capture(place, taught, data, signals={".logits": "sampled=16"}, seed=seed)
+        Record.capture(place, taught, data, signals={".logits": f"sampled={way.split()[-2]}"}, seed=seed)
         taught = Cached(place)
     start = time.perf_counter()
     trained(student, data, WAYS[way](), seed, 1e-3, teacher=taught)
@@ -195,6 +196,11 @@ def summary(folder: Path) -> dict[str, Any]:
         base = "student alone, other tokenizer" if "other tokenizer" in way else "student alone"
         alone = [json.loads((folder / f"{base}-{seed}.json").read_text())["bits_per_byte"] for seed in row["seeds"]]
         row["gain"] = None if way == base else paired(row["bits_per_byte"], alone)
+        if "record" in way:
+            dense = [
+                json.loads((folder / f"forward KL-{seed}.json").read_text())["bits_per_byte"] for seed in row["seeds"]
+            ]
+            row["over the running teacher"] = paired(row["bits_per_byte"], dense)
         rows.append(row)
     model = teacher(folder)
     return {

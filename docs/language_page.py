@@ -19,7 +19,8 @@ def page() -> str:
         "linear": tiles(linear) if linear else MISSING,
         "table": ways(language) if language else MISSING,
         "settings": settings(language) if language else "",
-        "seeds": len(language["rows"][0]["seeds"]) if language else 0,
+        "seeds": " or ".join(map(str, sorted({len(row["seeds"]) for row in language["rows"]}))) if language else 0,
+        "sampled": sampled(language) if language else "",
         "trainer": trainer(),
     }
 
@@ -62,6 +63,16 @@ def ways(language: dict[str, Any]) -> str:
         ]
         lines.append(f"| {row['way']} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def sampled(language: dict[str, Any]) -> str:
+    found = []
+    for row in language["rows"]:
+        if "over the running teacher" in row:
+            gap, low, high = row["over the running teacher"]
+            samples = row["way"].split()[-2]
+            found.append(f"{gap:+.4f} bits per byte with {samples} samples ({low:+.4f} to {high:+.4f})")
+    return f"Records of sampled tokens instead of the running teacher, forward KL, five seeds: {'; '.join(found)}."
 
 
 def mean(numbers: list[float]) -> float:

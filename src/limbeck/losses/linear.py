@@ -16,7 +16,9 @@ from limbeck.errors import SettingError, ShapeError
 from limbeck.losses.logit import cross_entropy
 from limbeck.signals import Head, finished
 
-TILE_ROWS, TILE_BYTES = 48, 6 << 20  # at least; of logits in float32: fewer rows write the head's gradient too often
+#: Rows at least, for fewer write the head's gradient too often, and bytes of logits in float32. A compiled loss makes
+#: its intermediate numbers in registers, so its tiles may be larger.
+EAGER, COMPILED = (40, 5 << 20), (128, 16 << 20)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,13 +52,14 @@ def linear_divergence(
     gradients are those of the dense computation, but only `tile` rows of logits are there at any time.
 
     loss: any in which a row sees itself alone: kl, reverse_kl, jsd, skew_kl, taid, cross_entropy, yours.
-        `torch.compile(kl)` is faster. teacher: None, if it takes none; no gradient flows to it.
+        `torch.compile(kl)` is faster and smaller. teacher: None, if it takes none; no gradient flows to it.
     rows: further arguments with a row each, such as labels.
     weights: (n,). Give them here, not outside: the gradient is made in the forward pass, for rows that count alike,
         and is made once more, in the backward pass, if they turn out not to.
-    tile: rows at a time; None: as many as have 6 MB of logits, at least 48.
+    tile: rows at a time; None: as many as have 5 MB of logits, at least 40; three times
+        as many where the loss is compiled.
 
-    The head's gradient is summed in float32. Memory beside the gradients: some fifteen tiles, seven compiled.
+    The head's gradient is summed in float32. Memory beside the gradients: some fifteen tiles, three if compiled.
     Raises ShapeError where numbers of rows or classes differ.
     """
     n = len(student)
@@ -71,12 +74,18 @@ def linear_divergence(
         return loss(logits, *others, *(each[at] for each in rows), **settings)
 
     hidden, head = student.hidden, student.head
-    job = Tiles(tiled, head.scale, head.softcap, tile or max(TILE_ROWS, TILE_BYTES // (4 * len(head.weight))))
+    job = Tiles(tiled, head.scale, head.softcap, tile or fitting(loss, len(head.weight)))
     if weights is None:
         weights = torch.ones(n, device=hidden.device)
     weights = weights.detach().to(torch.promote_types(hidden.dtype, torch.float32))
     result: Tensor = InTiles.apply(hidden, head.weight, head.bias, weights, job)  # type: ignore[no-untyped-call]
     return result
+
+
+def fitting(loss: Callable[..., Tensor], classes: int) -> int:
+    """Rows of a tile."""
+    rows, size = COMPILED if hasattr(loss, "_torchdynamo_orig_callable") else EAGER
+    return max(rows, size // (4 * classes))
 
 
 def linear_cross_entropy(
