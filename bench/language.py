@@ -52,6 +52,7 @@ WAYS: dict[str, Callable[[], Objective]] = {
     "forward KL, record of 50 samples": lambda: KL(1.0),
     "student alone, other tokenizer": CE,
     "ALM, other tokenizer": lambda: make("alm", weight=100.0),
+    "ALM unmerged, other tokenizer": lambda: make("alm", weight=100.0, merge=None),
 }
 
 

@@ -334,6 +334,10 @@ def test_settings_that_would_be_another_loss(tmp_path: Path) -> None:
         trainer(tmp_path, CE(), label_smoothing_factor=0.1)
     with pytest.raises(SettingError, match="this method asks for one teacher"):
         trainer(tmp_path, KL(2.0), teacher=None)
+    masked = transformers.BertForMaskedLM(transformers.BertConfig(
+        vocab_size=V, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16))  # fmt: skip
+    with pytest.raises(SettingError, match="BertForMaskedLM answers at the token itself"):
+        trainer(tmp_path, CE(), masked, teacher=None)
 
 
 if __name__ == "__main__":  # as one of two ranks

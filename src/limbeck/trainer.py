@@ -36,16 +36,14 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
     The loss is the mean over what counts in the whole optimiser step, all micro-batches and ranks (DDP). The loss on
     other data is that in eval mode; a method with a memory of its training examples has none of others.
     Where one model has logits for more tokens than another, as padding, those are left out.
-    Raises SettingError for arguments that change the loss, and for FSDP, DeepSpeed and several GPUs in one process.
+    Raises SettingError for models whose labels stand at the token itself (masked language models, token
+    classification), for arguments that change the loss, and for FSDP, DeepSpeed and several GPUs in one process.
     """
 
     def __init__(
         self, model: Any, args: Any, *, method: Objective, train_dataset: Any, teacher: Any = None, **settings: Any
     ) -> None:
-        unfit = [n for n in ("deepspeed", "fsdp", "label_smoothing_factor", "torch_compile") if getattr(args, n)]
-        if unfit or settings.get("compute_loss_func") or args.n_gpu > 1:
-            what = unfit or ["compute_loss_func, or several GPUs but for torchrun"]
-            raise SettingError(f"the loss is the method's, by one process for each GPU: leave out {', '.join(what)}")
+        refuse(model, args, settings)
         super().__init__(model, args, train_dataset=Numbered(train_dataset), **settings)
         self.model_accepts_loss_kwargs = True  # so that nobody divides by the number of micro-batches once more
         collator = self._get_collator_with_removed_columns(self.data_collator)
@@ -137,3 +135,17 @@ class Update(TrainerCallback):  # type: ignore[misc]
         run = self.trainer.run
         with torch.no_grad():
             run.method.update(Merged(self.trainer.steps, run.gather), run.bundle.state)
+
+
+def refuse(model: Any, args: Any, settings: dict[str, Any]) -> None:
+    """What would train otherwise than it says."""
+    unfit = [n for n in ("deepspeed", "fsdp", "label_smoothing_factor", "torch_compile") if getattr(args, n)]
+    if unfit or settings.get("compute_loss_func") or args.n_gpu > 1:
+        what = unfit or ["compute_loss_func, or several GPUs but for torchrun"]
+        raise SettingError(f"the loss is the method's, by one process for each GPU: leave out {', '.join(what)}")
+    name = type(model).__name__
+    if name.endswith(("ForMaskedLM", "ForTokenClassification", "ForQuestionAnswering")):
+        raise SettingError(
+            f"a {name} answers at the token itself, and labels of tokens are taken for those of the next one: train "
+            f"causal models, sequence to sequence, or classifiers of whole examples here"
+        )
