@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ def generate(
     end: int | None = None,
     vocabulary: int | None = None,
     generator: torch.Generator | None = None,
+    draws: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Go on with prompts, each by up to `new` tokens: ids (b, n + new) and lengths (b,).
 
@@ -33,7 +35,8 @@ def generate(
         only, the fewest that together have this probability (Holtzman et al. 2020).
     end: the token after which a sequence is complete; it is kept. vocabulary: how many of the model's classes are
         tokens; None: all.
-    generator: on the CPU, the only source of chance, so that its state replays the text.
+    generator: on the CPU, the only source of chance, so that its state replays the text. draws (b, new): instead of it,
+        a number in [0, 1) for each token, which is where that part of the probabilities' sum ends.
 
     No text grows beyond the positions that a transformers model was made for.
     """
@@ -41,37 +44,52 @@ def generate(
         raise SettingError(f"temperature >= 0, new >= 1 and top_p in (0, 1]; got {temperature}, {new} and {top_p}")
     if int(lengths.min()) < 1:
         raise SettingError("a prompt has at least one token")
+    if draws is None:
+        draws = torch.rand(len(input_ids), new, generator=generator)
+    draw = Draw(draws.to(input_ids.device), temperature, top_p)
     module = getattr(model, "module", model)
     with evaluating(module):
         if isinstance(module, GPT):
-            return ours(module, input_ids, lengths, new, temperature, top_p, end, vocabulary, generator)
+            return ours(module, input_ids, lengths, draw, end, vocabulary)
         if hasattr(module, "generation_config") and not module.config.is_encoder_decoder:
-            return theirs(module, input_ids, lengths, new, temperature, top_p, end, vocabulary, generator)
+            return theirs(module, input_ids, lengths, draw, end, vocabulary)
     raise SettingError(
         f"a {type(module).__name__} cannot generate: take limbeck.models.GPT or a transformers causal language model"
     )
 
 
+@dataclass(frozen=True)
+class Draw:
+    """One class of each row, by its draw for the token at `place` of the new ones."""
+
+    draws: Tensor
+    temperature: float
+    top_p: float
+
+    def __call__(self, logits: Tensor, place: int) -> Tensor:
+        if self.temperature == 0:
+            return logits.argmax(-1)
+        p = (logits.double() / self.temperature).softmax(-1)
+        if self.top_p < 1:
+            sorted_p, order = p.sort(-1, descending=True)
+            beyond = (sorted_p.cumsum(-1) - sorted_p >= self.top_p).gather(-1, order.argsort(-1))
+            p = p.masked_fill(beyond, 0.0)
+        ends = p.cumsum(-1)
+        return torch.searchsorted(ends, self.draws[:, place, None] * ends[:, -1:], right=True)[:, 0]
+
+
 def ours(
-    model: GPT,
-    input_ids: Tensor,
-    lengths: Tensor,
-    new: int,
-    temperature: float,
-    top_p: float,
-    end: int | None,
-    vocabulary: int | None,
-    generator: torch.Generator | None,
+    model: GPT, input_ids: Tensor, lengths: Tensor, draw: Draw, end: int | None, vocabulary: int | None
 ) -> tuple[Tensor, Tensor]:
-    b, n = input_ids.shape
+    (b, n), new = input_ids.shape, draw.draws.shape[1]
     ids = torch.cat([input_ids, input_ids.new_zeros(b, new)], 1)
     ids *= torch.arange(n + new, device=ids.device) < lengths[:, None]
     cache = model.cache(b, n + new)
     hidden = model(input_ids, cache=cache).embedding[torch.arange(b), lengths - 1]
     head = model.head if vocabulary is None else model.head.cut(vocabulary)
     lengths, going = lengths.clone(), torch.ones_like(lengths, dtype=torch.bool)
-    for _ in range(new):
-        token = drawn(head(hidden), temperature, top_p, generator)
+    for place in range(new):
+        token = draw(head(hidden), place)
         ids[torch.arange(b), lengths] = torch.where(going, token, 0)
         places = lengths[:, None]
         lengths = lengths + going
@@ -83,45 +101,23 @@ def ours(
     return ids, lengths
 
 
-def drawn(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator | None) -> Tensor:
-    """One class of each row, by the largest of logits / temperature + Gumbel noise."""
-    if temperature == 0:
-        return logits.argmax(-1)
-    if top_p < 1:
-        p, order = (logits.float() / temperature).softmax(-1).sort(-1, descending=True)
-        beyond = (p.cumsum(-1) - p >= top_p).gather(-1, order.argsort(-1))
-        logits = logits.masked_fill(beyond, -torch.inf)
-    noise = -torch.empty(logits.shape).exponential_(generator=generator).log()
-    return (logits.float() / temperature + noise.to(logits.device)).argmax(-1)
-
-
 def theirs(
-    model: Any,
-    input_ids: Tensor,
-    lengths: Tensor,
-    new: int,
-    temperature: float,
-    top_p: float,
-    end: int | None,
-    vocabulary: int | None,
-    generator: torch.Generator | None,
+    model: Any, input_ids: Tensor, lengths: Tensor, draw: Draw, end: int | None, vocabulary: int | None
 ) -> tuple[Tensor, Tensor]:
-    """By transformers' own `generate`, which pads on the left and draws from the global generator."""
+    """By transformers' own `generate`, which pads on the left; what it takes for the best token is the one drawn."""
     from transformers import GenerationConfig
 
-    b, wide = input_ids.shape
+    (b, wide), new = input_ids.shape, draw.draws.shape[1]
     n = int(lengths.max())
     shift = (torch.arange(n, device=input_ids.device) - (n - lengths)[:, None]) % n
     mask = torch.arange(n, device=input_ids.device) >= (n - lengths)[:, None]
-    seed = int(torch.randint(1 << 31, (), generator=generator))
-    banned = range(vocabulary, len(model.get_output_embeddings().weight)) if vocabulary is not None else ()
+
+    def chosen(ids: Tensor, scores: Tensor) -> Tensor:
+        token = draw(scores[:, :vocabulary], ids.shape[1] - n)
+        return torch.full_like(scores, -torch.inf).scatter_(1, token[:, None], 0.0)
+
     settings = GenerationConfig(
-        max_new_tokens=new,
-        do_sample=temperature > 0,
-        suppress_tokens=list(banned) or None,
-        eos_token_id=end,
-        pad_token_id=0 if end is None else end,
-        **({"temperature": temperature, "top_k": 0, "top_p": top_p} if temperature > 0 else {}),
+        max_new_tokens=new, do_sample=False, eos_token_id=end, pad_token_id=0 if end is None else end
     )
     room = getattr(model.config.get_text_config(), "max_position_embeddings", None) or n + new
 
@@ -135,9 +131,8 @@ def theirs(
     # In the model's place for them: its own would fill in what these leave open, such as a repetition penalty.
     own, model.generation_config = model.generation_config, settings
     try:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            found = model.generate(input_ids=input_ids[:, :n].gather(1, shift), attention_mask=mask.long())
+        ids = input_ids[:, :n].gather(1, shift)
+        found = model.generate(input_ids=ids, attention_mask=mask.long(), logits_processor=[chosen])
     finally:
         model.generation_config = own
         hook.remove()

@@ -67,6 +67,11 @@ class Player:
 def ask(model: Any, batch: Batch, view: str) -> Output:
     """What a model says of a view. One that looks it up is given the batch, which knows the view's seed and epoch."""
     if hasattr(model, "lookup"):
+        if not batch.recorded:
+            raise SettingError(
+                "a record tells what a teacher said of the data's texts, not of those that the student writes: give "
+                "the teacher itself"
+            )
         return model.lookup(batch, view)  # type: ignore[no-any-return]
     return model(batch.view(view), view, batch.index)  # type: ignore[no-any-return]
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from limbeck.data import UNLABELLED, Batch, given
+from limbeck.data.draws import uniform
 from limbeck.errors import DataError, SettingError
 from limbeck.generate import generate
 from limbeck.losses.divergence import reverse_kl
@@ -16,13 +17,17 @@ from limbeck.losses.logit import cross_entropy
 from limbeck.objective import Composite, Objective, Terms
 from limbeck.step import Step
 
+STREAM = "own texts"  # of draws
+
 
 @dataclass(frozen=True)
 class OnPolicy(Composite):
     """An objective on texts of the student's own: at this rate a batch's completions are written anew by the student
     as it is now, and are then what the labels, the teacher and the loss are about (Agarwal et al. 2024, GKD).
 
-    rate: in [0, 1]; one draw decides for the batch, on all ranks. In a sum all parts see the written texts.
+    rate: in [0, 1]; one draw decides for each step. In a sum all parts see the written texts. What is written depends
+        on the run's seed, the example, the step and the student alone: it is the same however a batch is split, and
+        after a resume.
     temperature: of the sampling only; the loss has its own.
     prompt: tokens of a text that are kept at least, for texts without a prompt of their own; in pairs of prompt and
         completion the prompt is kept whole.
@@ -47,7 +52,8 @@ class OnPolicy(Composite):
         return (self.objective,)
 
     def prepare(self, batch: Batch, step: Step, state: Any) -> Batch:
-        if float(torch.rand((), generator=step.rng)) < self.rate:
+        decision = uniform(step.run.seed, torch.zeros(1).long(), epoch=step.run.steps_done, stream=STREAM, n=1)
+        if float(decision) < self.rate:
             batch = self.written(batch, step)
         return super().prepare(batch, step, state)
 
@@ -63,6 +69,7 @@ class OnPolicy(Composite):
         n = y.shape[1]
         first = (y != UNLABELLED).int().argmax(1).clamp(min=min(self.prompt, n - 1))
         new = min(self.new or n, n - int(first.min()))
+        draws = uniform(step.run.seed, batch.index, epoch=step.run.steps_done, stream=STREAM, n=n)
         ids, lengths = generate(
             step.run.students[0],
             batch.inputs["input_ids"],
@@ -71,17 +78,19 @@ class OnPolicy(Composite):
             temperature=self.temperature,
             end=end,
             vocabulary=batch.vocabulary,
-            generator=step.local_rng,
+            draws=draws[:, :new],
         )
         ids, place = ids[:, :n], torch.arange(n, device=ids.device)
         said = (place >= first[:, None]) & (place < lengths[:, None])
         masks = {name: mask for name, mask in batch.masks.items() if mask.shape == batch.index.shape}
-        return batch.like(
+        written = batch.like(
             {"input_ids": torch.where(place < lengths[:, None], ids, 0 if end is None else end)},
             torch.where(said, ids, UNLABELLED),
             batch.index,
             masks,
         )
+        written.recorded = False
+        return written
 
     def loss(self, step: Step, state: Any) -> Terms:
         return self.objective.loss(step, state[0])

@@ -50,6 +50,7 @@ class Batch:
         self.views, self.masks = views, dict(masks or {})
         self.seed, self.epoch = seed, epoch
         self.convert = convert  # to the run's precision
+        self.recorded = True  # the data's own inputs: a record knows them
         self.made: dict[str, Any] = {}
 
     def __len__(self) -> int:
