@@ -272,7 +272,7 @@ def draw(sources: dict[str, list[dict[str, Any]]]) -> None:
             panel.set(xscale="log", yscale="log", xlabel="bytes per token", ylabel=label, title=source)
             panel.title.set_fontsize(9)
             panel.grid(alpha=0.3)
-    panels[0, 0].legend(fontsize=8)
+    panels[0, 1].legend(fontsize=8)  # the left panels have no sampled records
     PICTURE.parent.mkdir(exist_ok=True)
     figure.savefig(PICTURE, metadata={"Date": None})
 

@@ -212,7 +212,7 @@ def test_missing_teacher(m: Method) -> None:
 
 
 #: They average several teachers.
-AVERAGING = {"meal_v2", "random_teachers"}
+AVERAGING = {"meal_v2", "pre_trained_distillation", "random_teachers", "trans_encoder"}
 
 
 @pytest.mark.parametrize(
