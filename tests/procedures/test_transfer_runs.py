@@ -11,7 +11,7 @@ from limbeck import CE, SGD, AdamW, Data, Run, registry
 from limbeck.blocks.transfer import HiddenMSE
 from limbeck.data.text import Bytes, Tokens
 from limbeck.errors import SettingError
-from limbeck.generate import drawn
+from limbeck.generate import Draw
 from limbeck.models.encoders import BiEncoder
 from limbeck.models.gpt import GPT
 from limbeck.procedures import lorid
@@ -204,8 +204,8 @@ def test_answers_of_different_tries_may_agree(monkeypatch: pytest.MonkeyPatch) -
 def test_top_p_keeps_the_fewest_tokens() -> None:
     logits = torch.tensor([0.15, 0.5, 0.05, 0.3]).log().expand(4000, 4)
     for top_p, kept in ((0.5, {1}), (0.6, {1, 3}), (0.81, {0, 1, 3}), (1.0, {0, 1, 2, 3})):
-        drawn_ = drawn(logits, 1.0, top_p, torch.Generator().manual_seed(0))
-        assert set(drawn_.tolist()) == kept
+        draw = Draw(torch.rand(4000, 1, generator=torch.Generator().manual_seed(0)), 1.0, top_p)
+        assert set(draw(logits, 0).tolist()) == kept
 
 
 def test_pre_training_then_distillation_of_one_body() -> None:
