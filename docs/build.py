@@ -35,7 +35,7 @@ def pages() -> dict[Path, str]:
     return {
         ROOT / "README.md": readme(),
         ROOT / "src/limbeck/methods/facts.json": json.dumps(found, indent=1) + "\n",
-        DOCS / "language.md": language_page.page(),
+        DOCS / "language.md": language_page.page(load("language"), load("linear")),
         PAGES / "README.md": index(families),
         **{PAGES / f"{name}.md": family(name, members, found) for name, members in families.items()},
     }

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 DOCS = Path(__file__).parent
-RESULTS = DOCS.parent / "bench/results"
 MISSING = "Not measured yet."
 
 
-def page() -> str:
-    language, linear = load("language"), load("linear")
+def page(language: dict[str, Any] | None, linear: dict[str, Any] | None) -> str:
     return (DOCS / "language.template.md").read_text() % {
         "code": (DOCS / "src/language.py").read_text(),
         "machine": f"{linear['machine']}, {linear['threads']} thread" if linear else "no machine yet",
@@ -23,12 +21,6 @@ def page() -> str:
         "sampled": sampled(language) if language else "",
         "trainer": trainer(),
     }
-
-
-def load(name: str) -> dict[str, Any] | None:
-    path = RESULTS / f"{name}.json"
-    found: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
-    return found
 
 
 def tiles(linear: dict[str, Any]) -> str:
@@ -53,13 +45,13 @@ def ways(language: dict[str, Any]) -> str:
     lines = ["| way | bits per byte | gain | agreement | distinct-2 | seconds |", "|---|---|---|---|---|---|"]
     for row in language["rows"]:
         gain = row["gain"]
-        agreement = f"{100 * mean(row['agreement']):.1f} %" if "agreement" in row else ""
+        agreement = f"{100 * fmean(row['agreement']):.1f} %" if "agreement" in row else ""
         cells = [
             f"{row['mean'][0]:.3f}",
             "" if gain is None else f"{gain[0]:+.3f} ({gain[1]:+.3f} to {gain[2]:+.3f})",
             agreement,
-            f"{mean(row['distinct_2']):.2f}",
-            f"{mean(row['seconds']):.0f}",
+            f"{fmean(row['distinct_2']):.2f}",
+            f"{fmean(row['seconds']):.0f}",
         ]
         lines.append(f"| {row['way']} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -73,10 +65,6 @@ def sampled(language: dict[str, Any]) -> str:
             samples = row["way"].split()[-2]
             found.append(f"{gap:+.4f} bits per byte with {samples} samples ({low:+.4f} to {high:+.4f})")
     return f"Records of sampled tokens instead of the running teacher, forward KL, five seeds: {'; '.join(found)}."
-
-
-def mean(numbers: list[float]) -> float:
-    return sum(numbers) / len(numbers)
 
 
 def trainer() -> str:

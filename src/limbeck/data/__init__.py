@@ -94,7 +94,7 @@ class Batch:
         """How many the step has: examples, or the tokens to be predicted."""
         return len(self) if self.positions is None else len(self.row_index)
 
-    @property
+    @cached_property
     def row_labels(self) -> Tensor | None:
         """(rows,)"""
         return self.y if self.y is None else self.row_of(self.y)

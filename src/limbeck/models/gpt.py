@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -74,15 +75,9 @@ class Block(nn.Module):
         self.attention = CausalAttention(dim, heads)
         self.mlp = feedforward(dim, 4 * dim)
 
-    def forward(
-        self,
-        x: Tensor,
-        turns: tuple[Tensor, Tensor],
-        places: Tensor,
-        seen: tuple[Tensor, Tensor] | None,
-        maps: list[Tensor] | None = None,
-    ) -> Tensor:
-        x = x + self.attention(self.norm1(x), turns, places, seen, maps)
+    def forward(self, x: Tensor, *context: Any) -> Tensor:
+        """context: what the attention takes beside it."""
+        x = x + self.attention(self.norm1(x), *context)
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
 
