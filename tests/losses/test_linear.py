@@ -1,5 +1,7 @@
 """Losses of a head's logits: the same numbers as with the logits, without them."""
 
+from unittest.mock import patch
+
 import pytest
 import torch
 from hypothesis import given, strategies as st
@@ -29,12 +31,13 @@ def gradients(value: Tensor, upstream: Tensor, hidden: Tensor, head: Head) -> li
 @few
 @given(
     tile=st.integers(1, 13),
+    group=st.sampled_from([1, 4, 256]),
     bias=st.booleans(),
     softcap=st.sampled_from([None, 3.0]),
     equal=st.booleans(),
     form=st.sampled_from(["head", "logits", "function"]),
 )
-def test_dense(name: str, tile: int, bias: bool, softcap: float | None, equal: bool, form: str) -> None:
+def test_dense(name: str, tile: int, group: int, bias: bool, softcap: float | None, equal: bool, form: str) -> None:
     loss: Loss = APART[name]
     hidden, head = a_head(0, 5, torch.float32, bias, softcap)
     t_hidden, t_head = a_head(9, 3, torch.float32, bias, softcap)
@@ -47,7 +50,8 @@ def test_dense(name: str, tile: int, bias: bool, softcap: float | None, equal: b
     told = t_head(t_hidden)
     teacher = {"head": Linear(t_hidden, t_head), "logits": told, "function": told.__getitem__}[form]
     dense = loss.call(head(hidden), told, y)
-    tiled = linear_divergence(loss.call, Linear(hidden, head), teacher, y, tile=tile)
+    with patch("limbeck.losses.linear.GROUP", group):
+        tiled = linear_divergence(loss.call, Linear(hidden, head), teacher, y, tile=tile)
     torch.testing.assert_close(tiled, dense.float(), rtol=1e-5, atol=1e-5)
     for mine, plain in zip(
         gradients(tiled, upstream, hidden, head), gradients(dense, upstream, hidden, head), strict=True
@@ -103,7 +107,8 @@ def test_in_half_precision_the_sums_are_single() -> None:
     t_hidden, t_head = a_head(9, 3, torch.bfloat16, False, None)
     hidden.requires_grad_()
     head.weight.requires_grad_()
-    value = linear_divergence(losses.kl, Linear(hidden, head), Linear(t_hidden, t_head), tile=2)
+    with patch("limbeck.losses.linear.PART", 2 * 4 * 5):  # two classes of the head's gradient
+        value = linear_divergence(losses.kl, Linear(hidden, head), Linear(t_hidden, t_head), tile=2)
     assert value.dtype == torch.float32
     value.sum().backward()
     dense = losses.kl(head(hidden), t_head(t_hidden))

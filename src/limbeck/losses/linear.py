@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,9 +17,12 @@ from limbeck.errors import SettingError, ShapeError
 from limbeck.losses.logit import cross_entropy
 from limbeck.signals import Head, finished
 
-#: Rows at least, for fewer write the head's gradient too often, and bytes of logits in float32. A compiled loss makes
-#: its intermediate numbers in registers, so its tiles may be larger.
-EAGER, COMPILED = (40, 5 << 20), (128, 16 << 20)
+#: Rows of a product with a head: fewer write the head's gradient too often.
+GROUP = 256
+#: Bytes of a tile of logits in float32: what a core's cache holds; elsewhere (not measured), what fills a GPU.
+CACHE, ELSEWHERE = 1 << 20, 64 << 20
+#: Bytes of a part of the head's gradient in float32.
+PART = 8 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,17 +53,17 @@ def linear_divergence(
     **settings: Any,
 ) -> Float[Tensor, " n"]:
     """`loss(student's logits, teacher's logits, *rows, **settings)`, one number per row, times `weights`. Values and
-    gradients are those of the dense computation, but only `tile` rows of logits are there at any time.
+    gradients are those of the dense computation, but the logits of a few rows only are there at any time.
 
     loss: any in which a row sees itself alone: kl, reverse_kl, jsd, skew_kl, taid, cross_entropy, yours.
-        `torch.compile(kl)` is faster and smaller. teacher: None, if it takes none; no gradient flows to it.
+        `torch.compile(kl)` is a little faster. teacher: None, if it takes none; no gradient flows to it.
     rows: further arguments with a row each, such as labels.
     weights: (n,). Give them here, not outside: the gradient is made in the forward pass, for rows that count alike,
         and is made once more, in the backward pass, if they turn out not to.
-    tile: rows at a time; None: as many as have 5 MB of logits, at least 40; three times
-        as many where the loss is compiled.
+    tile: rows compared at a time; None: as many as have 1 MB of logits on a CPU, 64 MB elsewhere.
 
-    The head's gradient is summed in float32. Memory beside the gradients: some fifteen tiles, three if compiled.
+    The head's gradient is summed in float32. Memory beside the gradients: both models' logits of 256 rows or a tile,
+    whichever are more, and some fifteen tiles.
     Raises ShapeError where numbers of rows or classes differ.
     """
     n = len(student)
@@ -69,12 +73,9 @@ def linear_divergence(
     if tile is not None and tile < 1:
         raise SettingError(f"tile is at least 1 row; got {tile}")
 
-    def tiled(logits: Tensor, at: slice) -> Tensor:
-        others = () if teacher is None else (constant(teacher, at),)
-        return loss(logits, *others, *(each[at] for each in rows), **settings)
-
     hidden, head = student.hidden, student.head
-    job = Tiles(tiled, head.scale, head.softcap, tile or fitting(loss, len(head.weight)))
+    tile = tile or fitting(len(head.weight), hidden.device)
+    job = Tiles(partial(loss, **settings), teacher, rows, head.scale, head.softcap, tile)
     if weights is None:
         weights = torch.ones(n, device=hidden.device)
     weights = weights.detach().to(torch.promote_types(hidden.dtype, torch.float32))
@@ -82,10 +83,10 @@ def linear_divergence(
     return result
 
 
-def fitting(loss: Callable[..., Tensor], classes: int) -> int:
+def fitting(classes: int, device: torch.device) -> int:
     """Rows of a tile."""
-    rows, size = COMPILED if hasattr(loss, "_torchdynamo_orig_callable") else EAGER
-    return max(rows, size // (4 * classes))
+    size = CACHE if device.type == "cpu" else ELSEWHERE
+    return max(1, size // (4 * classes))
 
 
 def linear_cross_entropy(
@@ -109,25 +110,42 @@ def constant(teacher: Logits, at: slice) -> Tensor:
         return logits.clone() if logits.is_inference() else logits
 
 
+def spans(rows: slice, size: int) -> list[slice]:
+    return [slice(start, min(start + size, rows.stop)) for start in range(rows.start, rows.stop, size)]
+
+
 @dataclass(frozen=True, eq=False)
 class Tiles:
-    """What a tile of logits is used for."""
+    """What the logits are used for. A group of rows is multiplied with the heads at once; its tiles, which are smaller,
+    are compared: a loss needs several times their memory."""
 
-    loss: Callable[[Tensor, slice], Tensor]
+    loss: Callable[..., Tensor]
+    teacher: Logits | None
+    rows: tuple[Tensor, ...]
     scale: float
     softcap: float | None
-    rows: int
+    tile: int
 
-    def of(self, n: int) -> Iterator[slice]:
-        return (slice(start, min(start + self.rows, n)) for start in range(0, n, self.rows))
+    def groups(self, n: int) -> list[slice]:
+        return spans(slice(0, n), self.tile * max(1, GROUP // self.tile))
 
-    def logits(self, products: Tensor) -> Tensor:
-        return finished(products, self.scale, self.softcap)
+    def tiles(self, group: slice, products: Tensor) -> Iterator[tuple[slice, Tensor, tuple[Tensor, ...]]]:
+        """Rows, their products, and what else the loss takes."""
+        whole = constant(self.teacher, group).split(self.tile) if isinstance(self.teacher, Linear) else None
+        for i, (at, own) in enumerate(zip(spans(group, self.tile), products.split(self.tile), strict=True)):
+            others = tuple(each[at] for each in self.rows)
+            if self.teacher is not None:
+                others = (constant(self.teacher, at) if whole is None else whole[i], *others)
+            yield at, own, others
+
+    def compare(self, products: Tensor, others: tuple[Tensor, ...]) -> Tensor:
+        return self.loss(finished(products, self.scale, self.softcap), *others)
 
     def values(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, weights: Tensor) -> Tensor:
         values = torch.empty_like(weights)
-        for at in self.of(len(hidden)):
-            values[at] = weights[at] * self.loss(self.logits(F.linear(hidden[at], weight, bias)), at)
+        for group in self.groups(len(hidden)):
+            for at, products, others in self.tiles(group, F.linear(hidden[group], weight, bias)):
+                values[at] = weights[at] * self.compare(products, others)
         return values
 
     def gradients(
@@ -140,32 +158,41 @@ class Tiles:
             for each, need in zip((hidden, weight, bias), needed, strict=True)
         ]  # fmt: skip
         values = torch.empty_like(weights)  # now: a small tensor made between the tiles would keep their memory apart
-        for at in self.of(len(hidden)):
-            x = hidden[at]
-            products = F.linear(x, weight, bias).requires_grad_()
-            with torch.enable_grad():
-                value = weights[at] * self.loss(self.logits(products), at)
-                (slope,) = torch.autograd.grad(value.sum(), products)
-            values[at] = value.detach()
-            del products, value
+        for group in self.groups(len(hidden)):
+            x = hidden[group]
+            slopes = F.linear(x, weight, bias)
+            self.differentiate(group, slopes, values, weights)
             if totals[0] is not None:
-                totals[0][at] = slope @ weight
+                totals[0][group] = slopes @ weight
             if totals[1] is not None:
-                add_product(totals[1], slope.mT, x)
+                add_product(totals[1], slopes.mT, x)
             if totals[2] is not None:
-                totals[2] += slope.sum(0)
+                totals[2] += slopes.sum(0)
+            del slopes  # before the next products are made
         return values, [
             total if total is None or each is None else total.to(each.dtype)
             for total, each in zip(totals, (hidden, weight, bias), strict=True)
         ]
 
+    def differentiate(self, group: slice, products: Tensor, values: Tensor, weights: Tensor) -> None:
+        """Fills in the values of the group's rows, and puts the gradients in the place of the products."""
+        for at, own, others in self.tiles(group, products):
+            leaf = own.detach().requires_grad_()
+            with torch.enable_grad():
+                value = weights[at] * self.compare(leaf, others)
+                (slope,) = torch.autograd.grad(value.sum(), leaf)
+            values[at] = value.detach()
+            own.copy_(slope)
+
 
 def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a @ b"""
+    """total += a @ b; in low precision by parts, for the product is made before it is added."""
     if a.dtype == b.dtype == total.dtype:
         total.addmm_(a, b)
-    else:
-        total += a @ b
+        return
+    part = max(1, PART // total[0].nbytes)
+    for some, rows in zip(total.split(part), a.split(part), strict=True):
+        some += rows @ b
 
 
 class InTiles(torch.autograd.Function):
