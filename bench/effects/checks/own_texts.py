@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.effects.checks.tokenizers import characters, teacher, texts
-from bench.effects.core import Arms, check, objective
+from bench.effects.core import FRESH, Arms, check, objective
 from bench.effects.toys import fit
 from limbeck import CE, KL, AdamW, Cosine, Objective
 from limbeck.data.text import Tokens
@@ -78,17 +78,18 @@ def arms(method: str, baseline: Objective, seed: int) -> Arms:
     "gkd",
     baseline="jsd(beta=0.5)",
     claim="its own texts are closer to the teacher's than after the data's",
+    seeds=FRESH,
     **FIGURE,
 )
 def gkd(seed: int) -> Arms:
     return arms(f"gkd(rate=1.0, prompt={PROMPT})", objective("jsd(beta=0.5)"), seed)
 
 
-@check("minillm", baseline="KL(1.0)", claim="its own texts are closer to the teacher's", **FIGURE)
+@check("minillm", baseline="KL(1.0)", claim="its own texts are closer to the teacher's", seeds=FRESH, **FIGURE)
 def minillm(seed: int) -> Arms:
     return arms(f"minillm(prompt={PROMPT})", KL(1.0), seed)
 
 
-@check("distillm", baseline="KL(1.0)", claim="its own texts are closer to the teacher's", **FIGURE)
+@check("distillm", baseline="KL(1.0)", claim="its own texts are closer to the teacher's", seeds=FRESH, **FIGURE)
 def distillm(seed: int) -> Arms:
     return arms(f"distillm(prompt={PROMPT})", KL(1.0), seed)
