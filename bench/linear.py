@@ -1,4 +1,5 @@
-"""Time and memory of KL between two heads: all logits at once, our tiles, Liger's chunks and TRL's tiles.
+"""Time and memory of KL between two heads: all logits at once, our tiles, Liger's chunks and TRL's tiles. And of
+cross-entropy, which has no teacher.
 
     python -m bench.linear --out bench/results/linear.json
 
@@ -25,11 +26,11 @@ import torch
 from torch import Tensor
 
 from bench.step import commit, rounded
-from limbeck.losses import Linear, kl, linear_divergence
+from limbeck.losses import Linear, cross_entropy, kl, linear_cross_entropy, linear_divergence
 from limbeck.signals import Head
 
 SIZES = {"small": (1024, 256, 32000), "large": (4096, 512, 128256)}
-WAYS = ("dense", "tiles", "compiled tiles", "liger", "trl")
+WAYS = ("dense", "tiles", "compiled tiles", "liger", "trl", "ce dense", "ce tiles")
 
 Step = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
@@ -40,6 +41,18 @@ def dense(h: Tensor, w: Tensor, th: Tensor, tw: Tensor) -> Tensor:
 
 def tiles(h: Tensor, w: Tensor, th: Tensor, tw: Tensor) -> Tensor:
     return linear_divergence(kl, Linear(h, Head(w)), Linear(th, Head(tw))).mean()
+
+
+def ce_dense(h: Tensor, w: Tensor, th: Tensor, tw: Tensor) -> Tensor:
+    return cross_entropy(h @ w.T, labels(h, w)).mean()
+
+
+def ce_tiles(h: Tensor, w: Tensor, th: Tensor, tw: Tensor) -> Tensor:
+    return linear_cross_entropy(Linear(h, Head(w)), labels(h, w)).mean()
+
+
+def labels(h: Tensor, w: Tensor) -> Tensor:
+    return torch.arange(len(h)) % len(w)
 
 
 def compiled_tiles() -> Step:
@@ -89,8 +102,9 @@ def resident(which: str) -> int:
 def alone(way: str, size: str, dtype: str) -> None:
     """One measurement, as a line of JSON."""
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    plain = {"dense": dense, "tiles": tiles, "ce dense": ce_dense, "ce tiles": ce_tiles}
     makers = {"compiled tiles": compiled_tiles, "liger": liger, "trl": trl}
-    step = makers[way]() if way in makers else {"dense": dense, "tiles": tiles}[way]
+    step = makers[way]() if way in makers else plain[way]
     batch = inputs(size, getattr(torch, dtype))
     if way in makers:  # compiles
         step(*batch).backward()
@@ -134,7 +148,8 @@ def main() -> None:
         for dtype in args.dtypes:
             turns = [{way: measured(way, size, dtype, args.threads) for way in args.ways} for _ in range(args.turns)]
             for way in args.ways:
-                both = [(turn[way], turn["dense"]) for turn in turns if turn[way] and turn["dense"]]
+                over = "ce dense" if way.startswith("ce") else "dense"
+                both = [(turn[way], turn[over]) for turn in turns if turn.get(way) and turn.get(over)]
                 if not both:
                     continue
                 row = {

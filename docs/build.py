@@ -18,7 +18,7 @@ import torch
 from limbeck import registry
 from limbeck.cards import NOTATION, about, card
 from limbeck.experiment import write_whole
-from limbeck.registry import Method
+from limbeck.registry import Method, Tool
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -31,7 +31,7 @@ def pages() -> dict[Path, str]:
     from docs.facts import facts
 
     found = facts()
-    families = {name: list(members) for name, members in groupby(registry.every(), key=lambda m: m.family)}
+    families = {name: list(members) for name, members in groupby(entries(), key=lambda each: each.family)}
     return {
         ROOT / "README.md": readme(),
         ROOT / "src/limbeck/methods/facts.json": json.dumps(found, indent=1) + "\n",
@@ -39,6 +39,10 @@ def pages() -> dict[Path, str]:
         PAGES / "README.md": index(families),
         **{PAGES / f"{name}.md": family(name, members, found) for name, members in families.items()},
     }
+
+
+def entries() -> list[Method | Tool]:
+    return [*registry.every(), *registry.tools()]
 
 
 # ---- README ---------------------------------------------------------------------------------------------------------
@@ -67,8 +71,8 @@ def percent(share: float) -> str:
 def catalogue() -> str:
     rows = [
         f"| {link(m, 'docs/methods/')} | [{m.family}](docs/methods/{m.family}.md) | {cell(m.summary)} "
-        f"| {', '.join(sorted(m.needs))} |"
-        for m in registry.every()
+        f"| {', '.join(sorted(m.needs)) if isinstance(m, Method) else ''} |"
+        for m in entries()
     ]
     return "\n".join(["| method | family | what it does | needs |", "|---|---|---|---|", *rows])
 
@@ -77,7 +81,7 @@ def cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def link(method: Method, folder: str = "") -> str:
+def link(method: Method | Tool, folder: str = "") -> str:
     return f"[`{method.name}`]({folder}{method.family}.md#{method.name})"
 
 
@@ -131,7 +135,7 @@ def load(name: str) -> dict[str, Any] | None:
 # ---- methods --------------------------------------------------------------------------------------------------------
 
 
-def index(families: Mapping[str, list[Method]]) -> str:
+def index(families: Mapping[str, list[Method | Tool]]) -> str:
     rows = [
         f"| [{name}]({name}.md) | {about(members[0])} | {', '.join(map(link, members))} |"
         for name, members in families.items()
@@ -140,7 +144,7 @@ def index(families: Mapping[str, list[Method]]) -> str:
     return template % {"families": "\n".join(rows), "notation": NOTATION}
 
 
-def family(name: str, members: list[Method], found: Mapping[str, Any]) -> str:
+def family(name: str, members: list[Method | Tool], found: Mapping[str, Any]) -> str:
     contents = ", ".join(map(link, members))
     lines = [f"# {name}", "", about(members[0]), "", f"{contents}. [All families, and how to read a card](README.md)."]
     for m in members:

@@ -1,4 +1,4 @@
-"""What is known of each method by running it: signals, parity with the authors' code, effect, cost."""
+"""What is known of each method and tool by running it: signals, parity with the authors' code, effect, cost."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def facts() -> dict[str, dict[str, Any]]:
     """What methods/facts.json holds."""
     costs = read(RESULTS / "costs.json").get("methods", {})
     found = {}
-    for method in registry.every():
-        own: dict[str, Any] = {"signals": signals(method)}
+    for method in [*registry.every(), *registry.tools()]:
+        own: dict[str, Any] = {"signals": signals(method)} if isinstance(method, Method) else {}
         if cases := list(parity(method.name)):
             own["parity"] = cases
         if effect := read(RESULTS / f"effects/{method.name}.json"):
@@ -55,7 +55,8 @@ def parity(name: str) -> Iterator[dict[str, Any]]:
 def owner(case: str) -> str | None:
     """Of several methods that it could belong to, the one with the longest name."""
     words = case.replace("-", "_") + "_"
-    return max((m.name for m in registry.every() if words.startswith(f"{m.name}_")), key=len, default=None)
+    names = (each.name for each in [*registry.every(), *registry.tools()])
+    return max((name for name in names if words.startswith(f"{name}_")), key=len, default=None)
 
 
 # ---- signals --------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What is known of a method, as the terminal and the docs show it."""
 
+import importlib
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -8,7 +9,8 @@ import pytest
 from docs.facts import CASES, owner, signals
 from limbeck import CE, KL, Objective, registry, show
 from limbeck.cards import about, card
-from limbeck.registry import every, find, method
+from limbeck.errors import UnknownName
+from limbeck.registry import entry, every, find, method, tools
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +33,20 @@ def test_every_method_has_an_equation(each: registry.Method) -> None:
     assert registry.read(dict(made.rows)["is"]) == each(**each.example)
     assert len(about(each)) <= 64
     assert each.facts["signals"]
+
+
+@pytest.mark.parametrize("each", tools(), ids=lambda each: each.name)
+def test_every_tool_has_a_card(each: registry.Tool, capsys: pytest.CaptureFixture[str]) -> None:
+    made = card(entry(each.name))
+    module, _, name = dict(made.rows)["is"].rpartition(".")
+    assert getattr(importlib.import_module(module), name) is each.build
+    assert made.does == each.summary
+    assert made.notes
+    assert len(each.summary) <= 60
+    with pytest.raises(UnknownName, match=rf"{each.name} is .* a function to call: {each.path}"):
+        find(each.name)
+    show.method(each.name)
+    assert each.summary in capsys.readouterr().out
 
 
 def test_own_method_has_a_card_too(capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,8 +122,8 @@ def test_parity_cases_belong_to_methods() -> None:
     owners = {case: owner(case) for case in CASES}
     assert {owners["dice"], owners["dice-binary"], owners["anyloss-acc"]} == {"dice", "dice_binary", "anyloss"}
     assert owner("kdd") is None
-    functions = {"cce", "dc-pdd", "zip-fit"}  # that no method is made of
-    assert {case for case, name in owners.items() if name is None} == functions
+    assert None not in owners.values()
+    assert (owners["cce"], owners["dc-pdd"]) == ("cce", "dc_pdd")
     assert "case sinkd" in dict(card(find("sinkd")).rows)["parity"]
 
 
@@ -134,7 +150,9 @@ def test_list_names_what_each_learns_from(capsys: pytest.CaptureFixture[str], mo
         return {line.split()[0]: line for line in lines if line.startswith("  ") and line[2:3].strip()}
 
     found = listed(100)
-    assert found.keys() == {each.name for each in every()}
+    assert found.keys() == {each.name for each in [*every(), *tools()]}
+    assert listed(100, family="tools").keys() == {each.name for each in tools()}
+    assert "zip_fit" not in listed(100, needs="teacher")
     assert find("kd").summary in found["kd"]
     assert "(labels), logits" in found["kd"]
     assert "labels, logits" in found["dkd"]

@@ -62,7 +62,7 @@ def check(name: str, **fields: Any) -> Callable[[Callable[[int], Arms]], Callabl
     def register(run: Callable[[int], Arms]) -> Callable[[int], Arms]:
         if name in CHECKS:
             raise ValueError(f"a second check of {name}: one file has it already")
-        CHECKS[name] = Check(registry.find(name).name, run, **fields)
+        CHECKS[name] = Check(registry.entry(name).name, run, **fields)
         return run
 
     return register

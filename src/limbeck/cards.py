@@ -1,4 +1,4 @@
-"""A method's card: what it does, its equation, its settings, its parts and what was found by running it.
+"""A card of the catalogue: what it does, its equation, its settings, its parts and what was found by running it.
 
 The terminal and the docs show the same card; nothing on it is typed by hand but the docstring.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from limbeck.registry import NEEDS, SIGNALS, Method
+from limbeck.registry import NEEDS, SIGNALS, Entry, Method, Tool
 
 #: How to read an equation.
 NOTATION = (
@@ -34,33 +34,42 @@ class Card:
     rows: tuple[tuple[str, str], ...]
 
 
-def card(method: Method, facts: Mapping[str, Any] | None = None) -> Card:
+def card(each: Method | Tool, facts: Mapping[str, Any] | None = None) -> Card:
     """facts: found by running it; None: those of the package."""
-    facts = method.facts if facts is None else facts
-    does, *paragraphs = (inspect.getdoc(method.build) or "").split("\n\n")
+    facts = each.facts if facts is None else facts
+    paragraphs = (inspect.getdoc(each.build) or "").split("\n\n")
+    if isinstance(each, Method):
+        del paragraphs[0]  # the summary
     equation = paragraphs.pop(0) if paragraphs and paragraphs[0].startswith("loss") else ""
-    made = method(**method.example)
-    example = ", ".join(f"{name}={value!r}" for name, value in method.example.items())
-    rows = {
-        "needs": listed(method.needs, NEEDS) or "nothing",
-        "learns from": listed(facts.get("signals", ()), SIGNALS),
-        "example": f"{method.name}({example})" if example else "",
-        "is": repr(made),
-        "couples": "the examples of a batch: micro-batches and ranks change the result" * made.couples_examples,
+    rows = made(each, facts) if isinstance(each, Method) else {"is": each.path}
+    rows |= {
         "parity": "; ".join(map(parity, facts.get("parity", ()))),
         "effect": effect(facts["effect"]) if "effect" in facts else "",
         "cost": cost(facts["cost"]) if "cost" in facts else "",
-        "source": method.paper.strip("-"),
+        "source": each.paper.strip("-"),
     }
     return Card(
-        name=method.name,
-        family=method.family,
-        call=f"{method.name}({', '.join(map(setting, method.signature.parameters.values()))})",
-        does=does.replace("\n", " "),
+        name=each.name,
+        family=each.family,
+        call=f"{each.build.__name__}({', '.join(map(setting, each.signature.parameters.values()))})",
+        does=each.summary,
         equation=equation,
         notes="\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs),
         rows=tuple((label, text) for label, text in rows.items() if text),
     )
+
+
+def made(method: Method, facts: Mapping[str, Any]) -> dict[str, str]:
+    """What goes into a method, and what comes out."""
+    objective = method(**method.example)
+    example = ", ".join(f"{name}={value!r}" for name, value in method.example.items())
+    return {
+        "needs": listed(method.needs, NEEDS) or "nothing",
+        "learns from": listed(facts.get("signals", ()), SIGNALS),
+        "example": f"{method.name}({example})" if example else "",
+        "is": repr(objective),
+        "couples": "the examples of a batch: micro-batches and ranks change the result" * objective.couples_examples,
+    }
 
 
 def setting(each: inspect.Parameter) -> str:
@@ -69,9 +78,9 @@ def setting(each: inspect.Parameter) -> str:
     return str(each).replace(repr(written), written)
 
 
-def about(method: Method) -> str:
+def about(each: Entry) -> str:
     """What its family is: the first paragraph of the file that it is in."""
-    said = inspect.getdoc(sys.modules[method.build.__module__]) or ""
+    said = inspect.getdoc(sys.modules[each.home]) or ""
     return said.split("\n\n")[0].replace("\n", " ")
 
 

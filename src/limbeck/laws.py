@@ -27,7 +27,7 @@ class CapacityGap:
         return self.slope * student + self.intercept
 
 
-def capacity_gap(quality: Mapping[float, Mapping[float, float]]) -> CapacityGap:
+def capacity_gap_law(quality: Mapping[float, Mapping[float, float]]) -> CapacityGap:
     """The law of capacity gap from one's own runs: for each student a parabola over the logarithm of the teacher's
     size, whose top is the best teacher, and a line through these, both by least squares (Zhang et al. 2023, MiniMA,
     arXiv:2311.07052; they take the best of the sizes tried instead of a parabola's top).

@@ -40,23 +40,23 @@ SIGNALS = {
 
 
 @dataclass(frozen=True)
-class Method:
-    """A named composition with its source.
-
-    needs: some of `NEEDS`. example: settings for the ones that have no default.
-    """
+class Entry:
+    """A published system: the function that runs it, and its source."""
 
     name: str
     family: str
-    build: Callable[..., Objective]
+    build: Callable[..., Any]
     paper: str
-    needs: frozenset[str] = frozenset()
-    example: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def summary(self) -> str:
         """The first sentence of its docstring."""
         return inspect.getdoc(self.build).split("\n\n")[0].replace("\n", " ")  # type: ignore[union-attr]
+
+    @property
+    def home(self) -> str:
+        """The module that says what its family is."""
+        return self.build.__module__
 
     @property
     def facts(self) -> Mapping[str, Any]:
@@ -66,6 +66,37 @@ class Method:
     @property
     def signature(self) -> inspect.Signature:
         return inspect.signature(self.build, eval_str=False)
+
+
+@dataclass(frozen=True)
+class Tool(Entry):
+    """One that is no objective. does: in one sentence."""
+
+    does: str
+
+    @property
+    def summary(self) -> str:
+        return self.does
+
+    @property
+    def home(self) -> str:
+        return f"limbeck.methods.{self.family}"
+
+    @property
+    def path(self) -> str:
+        """What to import."""
+        return f"{self.build.__module__}.{self.build.__name__}"
+
+
+@dataclass(frozen=True)
+class Method(Entry):
+    """A named composition.
+
+    needs: some of `NEEDS`. example: settings for the ones that have no default.
+    """
+
+    needs: frozenset[str] = frozenset()
+    example: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, **settings: Any) -> Objective:
         """Build it; a wrong or missing setting is answered with the right ones."""
@@ -79,10 +110,12 @@ class Method:
             raise SettingError(
                 f"{self.name} has no default for {', '.join(missing)} (the paper gives none): say e.g. {typed}"
             )
-        return self.build(**settings)
+        objective: Objective = self.build(**settings)
+        return objective
 
 
 METHODS: dict[str, Method] = {}
+TOOLS: dict[str, Tool] = {}
 
 
 @cache
@@ -110,13 +143,28 @@ def method(
     return register
 
 
-def find(name: str) -> Method:
-    """The method of this name; an unknown one is answered with the nearest."""
+def tool(build: Callable[..., Any], *, does: str, paper: str, name: str | None = None) -> None:
+    """Enter a function that is no objective in the catalogue."""
+    name = name or build.__name__
+    TOOLS[name] = Tool(name, "tools", build, paper, does)
+
+
+def entry(name: str) -> Method | Tool:
+    """The method or tool of this name; an unknown one is answered with the nearest."""
     import limbeck.methods  # noqa: F401 - they register themselves
 
-    if name not in METHODS:
-        raise UnknownName(f"no method {name!r}; {nearest(name, METHODS)}")
-    return METHODS[name]
+    there = METHODS | TOOLS
+    if name not in there:
+        raise UnknownName(f"no method {name!r}; {nearest(name, there)}")
+    return there[name]
+
+
+def find(name: str) -> Method:
+    """The method of this name; a tool's or an unknown one is answered with what to type."""
+    found = entry(name)
+    if isinstance(found, Tool):
+        raise UnknownName(f"{name} is nothing to train by, but a function to call: {found.path}")
+    return found
 
 
 def every(*, family: str | None = None, needs: str | None = None, signal: str | None = None) -> list[Method]:
@@ -140,6 +188,13 @@ def every(*, family: str | None = None, needs: str | None = None, signal: str | 
             raise UnknownName(f"no such method with {name}={value!r}; {nearest(value, there)}")
         chosen = [m for m in chosen if value in of(m)]
     return chosen
+
+
+def tools() -> list[Tool]:
+    """All systems that are no objective, by name."""
+    import limbeck.methods  # noqa: F401
+
+    return [TOOLS[name] for name in sorted(TOOLS)]
 
 
 def vocabulary() -> dict[str, Callable[..., Any]]:

@@ -18,7 +18,7 @@ from rich.table import Table
 from limbeck import registry
 from limbeck.cards import NOTATION, about, card
 from limbeck.experiment import DISTILLED, Watch
-from limbeck.registry import Method
+from limbeck.registry import Entry, Method
 from limbeck.run import Row, Run
 
 if TYPE_CHECKING:
@@ -263,7 +263,11 @@ def methods(*, family: str | None, signal: str | None, needs: str | None) -> Non
     table.add_column("what it does")
     if wide:
         table.add_column("learns from", max_width=console.width - 84)
-    chosen = registry.every(family=family, needs=needs, signal=signal)
+    chosen: list[Entry] = []
+    if family != "tools":
+        chosen += registry.every(family=family, needs=needs, signal=signal)
+    if family in (None, "tools") and not needs and not signal:
+        chosen += registry.tools()
     for before, each in zip([None, *chosen], chosen, strict=False):
         if before is None or before.family != each.family:
             table.add_row(f"[dim]{each.family}[/dim]", f"[dim]{escape(about(each))}[/dim]")
@@ -272,17 +276,19 @@ def methods(*, family: str | None, signal: str | None, needs: str | None) -> Non
     console.print("\nIn brackets: where there are any. limbeck methods NAME shows one.", highlight=False)
 
 
-def sources(method: Method) -> str:
+def sources(method: Entry) -> str:
     """What it learns from, in few words."""
+    if not isinstance(method, Method):
+        return ""
     signals = method.facts.get("signals", sorted(method.needs))
     words = [f"({name})" if name == "labels" and name not in method.needs else name for name in signals]
     return ", ".join(words + sorted(method.needs & {"unlabelled", "strong"}.difference(words)))
 
 
 def method(name: str) -> None:
-    """One method's card."""
+    """The card of a method or tool."""
     console = Console()
-    shown = card(registry.find(name))
+    shown = card(registry.entry(name))
     console.print(f"[bold]{shown.name}[/bold]  ({shown.family})\n", highlight=False)
     for paragraph in (shown.does, shown.equation, shown.notes):
         if paragraph:
