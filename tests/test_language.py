@@ -17,6 +17,7 @@ from limbeck.generate import generate
 from limbeck.language import distinct, scores
 from limbeck.models.gpt import GPT
 from limbeck.records import Cached, Record
+from limbeck.records.cached import Coded
 from limbeck.signals import as_net
 from limbeck.step import Player
 from tests.conformance import differences, ending
@@ -184,6 +185,32 @@ def test_a_record_of_the_teacher_teaches_the_same_to_the_bit(tmp_path: Path) -> 
     Record.capture(tmp_path, teacher, pairs())
     a, b = trained(teacher=teacher), trained(teacher=Cached(tmp_path))
     assert not differences(ending(a), ending(b))
+
+
+@pytest.mark.parametrize("encoding", ["fp16", "head=fp32", "topk=4", "sampled=6"])
+def test_a_large_record_is_decoded_a_few_rows_at_a_time(
+    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Record.capture(tmp_path, gpt(1, vocab_size=300, width=24), pairs(), signals={".logits": encoding})
+    dense = trained(teacher=Cached(tmp_path), method=KL(2.0))
+    seen: list[int] = []
+    decode = Coded.__call__
+
+    def counted(coded: Coded, rows: slice) -> Tensor:
+        logits = decode(coded, rows)
+        seen.append(len(logits))
+        return logits
+
+    monkeypatch.setattr(tiles, "LARGE", 0)
+    monkeypatch.setattr("limbeck.losses.linear.GROUP", 4)
+    monkeypatch.setattr("limbeck.losses.linear.CACHE", 0)
+    tiled = run(teacher=Cached(tmp_path), method=KL(2.0))
+    tiled.setup()  # looks at all logits of two texts
+    monkeypatch.setattr(Coded, "__call__", counted)
+    tiled.fit()
+    assert max(seen) == 4
+    for name, weight in tiled.bundle.state_dict().items():
+        torch.testing.assert_close(weight, dense.bundle.state_dict()[name], rtol=1e-3, atol=1e-5)
 
 
 # ---- texts that the student writes ----------------------------------------------------------------------------------

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from limbeck.errors import SettingError, ShapeError, SignalError, nearest
+
+if TYPE_CHECKING:
+    from limbeck.records.cached import Coded
 
 #: Signals that are no layer of their own. They start with a dot, so no module path can be mistaken for one.
 EMBEDDING, HIDDEN, ATTENTION = ".embedding", ".hidden", ".attention"
@@ -58,19 +61,27 @@ class Output:
     tuples with a tensor per layer (Hugging Face models, GPT), `[".hidden.2"]`: one of them, if it was read,
     `["layer.path"]`: the output of that module, if tapped.
 
-    head: makes the logits from the embedding when they are first asked for; None: the model gave them itself.
+    head: makes the logits from the embedding when they are first asked for; coded: a record's, decoded then. None of
+    them: the model gave them itself.
     """
 
     def __init__(
-        self, signals: dict[str, Signal], versions: Mapping[str, int] | None = None, head: Head | None = None
+        self,
+        signals: dict[str, Signal],
+        versions: Mapping[str, int] | None = None,
+        head: Head | None = None,
+        coded: Coded | None = None,
     ) -> None:
         self.signals = signals
         self.versions = dict(versions or {})
-        self.head = head
+        self.head, self.coded = head, coded
 
     def __getitem__(self, name: str) -> Any:
-        if name == ".logits" and name not in self.signals and self.head is not None:
-            self.signals[name] = self.head(self.embedding)
+        if name == ".logits" and name not in self.signals:
+            if self.head is not None:
+                self.signals[name] = self.head(self.embedding)
+            elif self.coded is not None:
+                self.signals[name] = self.coded(slice(None))
         if name not in self.signals:
             raise SignalError(
                 f"this output has no signal {name!r}; {nearest(name, self.signals)} "
@@ -107,15 +118,19 @@ class Output:
 
     def cut(self, classes: int) -> Output:
         """With as many logits. Raises ShapeError if it has fewer."""
-        have = self.logits.shape[-1] if self.head is None else len(self.head.weight)
+        if self.head is not None:
+            have = len(self.head.weight)
+        else:
+            have = self.logits.shape[-1] if self.coded is None else self.coded.classes
         if have < classes:
             raise ShapeError(f"the vocabulary has {classes} tokens and the model {have} logits: build it for {classes}")
         if have == classes:
             return self
-        if self.head is None:
+        if self.head is None and self.coded is None:
             return Output(self.signals | {".logits": self.logits[..., :classes]}, self.versions)
         signals = {name: signal for name, signal in self.signals.items() if name != ".logits"}
-        return Output(signals, self.versions, self.head.cut(classes))
+        head = self.head and self.head.cut(classes)
+        return Output(signals, self.versions, head, self.coded and self.coded.cut(classes))
 
     def at(self, positions: Tensor) -> Output:
         """What it says at some places of its sequences, in rows: those signals that begin with (b, n), as the mask
@@ -129,17 +144,18 @@ class Output:
                     found[name] = signal[positions]
             elif all(part.shape[:2] == places for part in signal):
                 found[name] = tuple(part[positions] for part in signal)
-        if not found:
+        coded = self.coded and self.coded.at(positions)
+        if not found and coded is None:
             raise ShapeError(
                 f"the labels are of tokens, {tuple(places)}, and no signal has a row for each: {self.shapes}; give "
                 f"labels (n,) for whole sequences, or a model with logits for every token"
             )
-        return Output(found, head=self.head)
+        return Output(found, head=self.head, coded=coded)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Of its tensors, the logits among them."""
-        made = [".logits"] if self.head is not None else []
+        made = [".logits"] if self.head is not None or self.coded is not None else []
         tensors = {name: self[name] for name in [*self.signals, *made] if isinstance(self[name], Tensor)}
         return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 

@@ -82,7 +82,7 @@ def test_precisions_follow_the_run(tmp_path: Path) -> None:
 def test_only_what_is_asked_for_is_read(tmp_path: Path) -> None:
     record(tmp_path, signals={"layer2": "fp16", ".logits": "fp32", "embedding": "bf16"})
     cached = Cached(tmp_path)
-    assert list(cached(None, "x", torch.arange(3)).signals) == [".logits"]
+    assert list(cached(None, "x", torch.arange(3)).shapes) == [".logits"]
     cached.read([".embedding"])
     output = cached(None, "x", torch.arange(3))
     assert output.embedding.dtype == torch.float32

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from limbeck.losses.linear import Linear, linear_divergence
+from limbeck.losses.linear import Linear, Logits, linear_divergence
 from limbeck.signals import Output
 
 LARGE = 1 << 28  # bytes of logits in float32 from which they are not made at once
@@ -21,14 +21,20 @@ def compared(
     others = () if teacher is None else (teacher,)
     if not large(student):
         return loss(student.logits, *(other.logits for other in others), *rows, **settings)
-    logits = None if teacher is None else apart(teacher) if teacher.head is not None else teacher.logits
-    return linear_divergence(loss, apart(student), logits, *rows, **settings)
+    return linear_divergence(loss, apart(student), None if teacher is None else said(teacher), *rows, **settings)
 
 
 def large(output: Output) -> bool:
     if output.head is None or ".logits" in output.signals:
         return False
     return 4 * len(output.embedding) * len(output.head.weight) >= LARGE
+
+
+def said(teacher: Output) -> Logits:
+    """Its logits, or what makes them: a head, or a record's rows."""
+    if ".logits" in teacher.signals:
+        return teacher.logits
+    return apart(teacher) if teacher.head is not None else teacher.coded or teacher.logits
 
 
 def apart(output: Output) -> Linear:

@@ -131,12 +131,10 @@ class Tiles:
 
     def tiles(self, group: slice, products: Tensor) -> Iterator[tuple[slice, Tensor, tuple[Tensor, ...]]]:
         """Rows, their products, and what else the loss takes."""
-        whole = constant(self.teacher, group).split(self.tile) if isinstance(self.teacher, Linear) else None
+        teacher = None if self.teacher is None else constant(self.teacher, group).split(self.tile)
         for i, (at, own) in enumerate(zip(spans(group, self.tile), products.split(self.tile), strict=True)):
             others = tuple(each[at] for each in self.rows)
-            if self.teacher is not None:
-                others = (constant(self.teacher, at) if whole is None else whole[i], *others)
-            yield at, own, others
+            yield at, own, others if teacher is None else (teacher[i], *others)
 
     def compare(self, products: Tensor, others: tuple[Tensor, ...]) -> Tensor:
         return self.loss(finished(products, self.scale, self.softcap), *others)

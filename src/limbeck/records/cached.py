@@ -5,16 +5,18 @@ from __future__ import annotations
 import mmap
 import os
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from limbeck.data import Batch
-from limbeck.errors import DataError, RecordError, SettingError, SignalError, nearest
+from limbeck.errors import DataError, RecordError, SettingError, ShapeError, SignalError, nearest
 from limbeck.records import identity
 from limbeck.records.format import Record, Signal, file_of
 from limbeck.signals import Output
@@ -65,7 +67,8 @@ class Cached:
         if random and batch.seed != self.record.header["seed"]:
             self.refuse(identity.differences(self.record.header, {"seed": batch.seed}))
         output = self.output(view, batch.epoch if random else 0, batch.index)
-        return Output({name: batch.convert(signal) for name, signal in output.signals.items()})
+        coded = None if output.coded is None else replace(output.coded, convert=batch.convert)
+        return Output({name: batch.convert(signal) for name, signal in output.signals.items()}, coded=coded)
 
     def view(self, name: str) -> dict[str, Any]:
         views = self.record.header["views"]
@@ -82,11 +85,15 @@ class Cached:
         if len(ids) and not 0 <= ids.min() <= ids.max() < self.record.examples:
             raise DataError(f"ids {ids.min()} to {ids.max()}, and the record has {self.record.examples} examples")
         found: dict[str, Any] = {}
+        coded = None
         for name in self.wanted:
             signal = self.record.signals[name]
             rows = self.shards.rows(view, epoch, ids, signal)
-            found[name] = signal.decode(rows, self.head).to(index.device)
-        return Output(found)
+            if name == ".logits":
+                coded = Coded(signal, rows, signal.width, index.device, self.head)
+            else:
+                found[name] = signal.decode(rows, self.head).to(index.device)
+        return Output(found, coded=coded)
 
     def check(self, run: Run) -> None:
         """Raises RecordError unless the record is of this run's data, of the views that its method asks for, drawn
@@ -128,6 +135,40 @@ class Cached:
                 f"{self.record.path} is a record of something else: {'; '.join(differences)}. Use what was recorded, "
                 f"or record anew into another folder (this one was made by {self.record.header['command']})"
             )
+
+
+@dataclass(frozen=True, eq=False)
+class Coded:
+    """Logits as the record holds them, the first `classes` of a row: decoded when they are wanted, so that those of a
+    large vocabulary are never there all at once. Called with some rows, it makes (n, ..., classes)."""
+
+    signal: Signal
+    rows: NDArray[Any]
+    classes: int
+    device: torch.device
+    head: Mapping[str, Tensor] | None = None
+    convert: Callable[[Tensor], Tensor] = lambda logits: logits
+
+    def __call__(self, rows: slice) -> Tensor:
+        logits = self.signal.decode(self.rows[rows], self.head)[..., : self.classes]
+        return self.convert(logits.to(self.device))
+
+    def cut(self, classes: int) -> Coded:
+        return replace(self, classes=classes)
+
+    def at(self, positions: Tensor) -> Coded:
+        """Of sequences (b, n): the places of a mask (b, n), a row each."""
+        if self.signal.shape[:-1] != positions.shape[1:]:
+            raise ShapeError(
+                f"the labels are of tokens, {tuple(positions.shape)}, and the record has logits of "
+                f"{(len(self.rows), *self.signal.shape)}: record the teacher with these texts"
+            )
+        places = positions.cpu().numpy()
+        signal = replace(self.signal, shape=self.signal.shape[-1:])
+        rows = np.empty(int(places.sum()), signal.dtype)
+        for name in signal.dtype.names or ():
+            rows[name] = self.rows[name][places]
+        return replace(self, signal=signal, rows=rows)
 
 
 class Shards:
