@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from limbeck import checkpoint, checks
+from limbeck.blocks.tiles import join
 from limbeck.checkpoint import finish_step_on_interrupt
 from limbeck.data import Batch, Data, as_data, plan
 from limbeck.errors import DataError, Interrupted, SettingError, SignalError, nearest
@@ -58,6 +59,7 @@ class Bundle(nn.Module):
     def forward(self, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """This micro-batch's share of the loss, and of each of its terms."""
         terms = as_terms(self.method.loss(step, self.state))
+        join(term.value for term in terms.values())
         parts = {name: term.part(step) for name, term in terms.items()}
         return sum_of(parts.values()), {name: part.detach() for name, part in parts.items()}
 

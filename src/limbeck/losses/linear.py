@@ -48,18 +48,18 @@ def linear_divergence(
     student: Linear,
     teacher: Logits | None = None,
     *rows: Tensor,
-    weights: Float[Tensor, " n"] | None = None,
+    weights: Float[Tensor, " n"] | Float[Tensor, "n k"] | None = None,
     tile: int | None = None,
     **settings: Any,
-) -> Float[Tensor, " n"]:
+) -> Float[Tensor, " n"] | Float[Tensor, "n k"]:
     """`loss(student's logits, teacher's logits, *rows, **settings)`, one number per row, times `weights`. Values and
     gradients are those of the dense computation, but the logits of a few rows only are there at any time.
 
     loss: any in which a row sees itself alone: kl, reverse_kl, jsd, skew_kl, taid, cross_entropy, yours.
         `torch.compile(kl)` is a little faster. teacher: None, if it takes none; no gradient flows to it.
     rows: further arguments with a row each, such as labels.
-    weights: (n,). Give them here, not outside: the gradient is made in the forward pass, for rows that count alike,
-        and is made once more, in the backward pass, if they turn out not to.
+    weights: (n,); or (n, k), for a loss that gives k numbers per row. Give them here, not outside: the gradient is made
+        in the forward pass, for numbers that count alike, and once more, in the backward pass, if they turn out not to.
     tile: rows compared at a time; None: as many as have 1 MB of logits on a CPU, 64 MB elsewhere.
 
     The head's gradient is summed in float32. Memory beside the gradients: both models' logits of 256 rows or a tile,
@@ -194,7 +194,7 @@ def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
 
 
 class InTiles(torch.autograd.Function):
-    """Forward makes the gradients too, for an upstream gradient that is equal for all rows, as that of a mean is."""
+    """Forward makes the gradients too, for an upstream gradient that is equal everywhere, as that of a mean is."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, weights: Tensor, job: Tiles) -> Tensor:
@@ -211,13 +211,13 @@ class InTiles(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> Any:
         (up,) = upstream
         made, ctx.made = ctx.made, None
-        if made is None or not bool((up == up[:1]).all()):
+        if made is None or not bool((up == up.flatten()[:1]).all()):
             hidden, weight, bias, weights = ctx.saved_tensors
             device, dtype, enabled = ctx.autocast
             with torch.autocast(device, dtype, enabled=enabled):
                 _, made = ctx.job.gradients(hidden, weight, bias, weights * up, ctx.needed)
-        elif len(up) and float(up[0]) != 1:
+        elif len(up) and float(up.flatten()[0]) != 1:
             for each in made:
                 if each is not None:
-                    each.mul_(up[0])
+                    each.mul_(up.flatten()[0])
         return (*made, None, None)
