@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from limbeck.blocks.alignment import ALM, ULD, MinED
+from limbeck.blocks.alignment import ALM, ULD, ChunkStates, Ends, MinED
 from limbeck.blocks.divergence import JSD, ReverseKL, SkewKL
 from limbeck.blocks.feature import Layer
 from limbeck.blocks.language import OnPolicy, RewardedKL
@@ -190,18 +190,30 @@ def ddk(*, gamma: float = 0.2, tau: float = 1.0, reverse: bool = False) -> Objec
     needs=("teacher", "labels", "sequences", "tokenizers"),
     example={"weight": 100.0},
 )
-def alm(*, weight: float, compare: Compare = "kl", tau: float = 100.0, merge: float | None = 0.1) -> Objective:
+def alm(
+    *,
+    weight: float,
+    compare: Compare = "kl",
+    tau: float = 100.0,
+    merge: float | None = 0.1,
+    ends: Ends = "word",
+    states: float = 0.0,
+    project: bool = True,
+) -> Objective:
     """Make chunks of text as likely as a teacher makes them.
 
-    loss = CE(y, q) + weight mean_c KL(exp(l_t / tau), exp(l_s / tau)),  KL of the two answers yes and no
+    loss = CE(y, q) + weight mean_c KL(exp(l_t / tau), exp(l_s / tau)) + states mean_c (W h_s - h_t)^2 / mean_c h_t^2
     l: log probability of a chunk c of text which both tokenizers cut out, and that a word ends behind it
+    KL: of the two answers yes and no,  h: the last state of a chunk
 
-    The gradient of f is about 1 / tau small; the authors give no weight but balance the terms, as does
+    The gradient of the KL is about 1 / tau small; the authors give no weight but balance the terms, as does
     GradMag(CE() + ALM(merge=0.1), layer="the last"). merge: chunks are joined up to where the teacher finds the end of
-    a word that likely; None: neither that nor the word's end. Without their loss of hidden states, which they found to
-    help only where the student is made of the teacher, and without their precomputed "unbiased" chunks.
+    a word that likely; None: neither that nor the word's end. ends="unbiased", merge=1e-4: the paper's chunks, joined
+    up to where a cut says nothing of the text to come. states: the authors found it to help only where the student is
+    made of the teacher, project=False. They train LoRA of rank 64 (all of it for bytes), AdamW(1e-5), batches of 64.
     """
-    return CE() + weight * ALM(compare, tau, merge)
+    method = CE() + weight * ALM(compare, tau, merge, ends=ends)
+    return method + states * ChunkStates(project=project) if states else method
 
 
 @method(paper="Boizard et al. 2024, ULD, arXiv:2402.12030", needs=("teacher", "labels", "sequences", "tokenizers"))
@@ -210,7 +222,8 @@ def uld(*, weight: float = 1.5, tau: float = 1.0) -> Objective:
 
     loss = CE(y, q) + weight sum_i |q_(i) - p_(i)|,  the i-th largest at tau, of the tokens in the same place
 
-    A baseline that knows nothing of the vocabularies. weight: the authors' 1.5.
+    The mean over the tokens that both have. A baseline that knows nothing of the vocabularies. weight: the authors'
+    1.5.
     """
     return CE() + weight * ULD(tau)
 
