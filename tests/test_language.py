@@ -282,6 +282,35 @@ def test_sampling_follows_the_probabilities_at_its_temperature() -> None:
         torch.testing.assert_close(found, wanted.detach(), rtol=0, atol=0.02)
 
 
+def hugging(seed: int) -> Any:
+    transformers = pytest.importorskip("transformers")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        config = transformers.GPT2Config(vocab_size=9, n_positions=16, n_embd=8, n_layer=1, n_head=2)
+        return transformers.GPT2LMHeadModel(config).apply(lambda module: scaled(module, 3.0)).eval()
+
+
+@pytest.mark.parametrize("own", [lambda: gpt(vocab_size=9), lambda: hugging(0)], ids=["ours", "theirs"])
+@pytest.mark.parametrize("other", [lambda: gpt(1, vocab_size=9), lambda: hugging(1)], ids=["ours", "theirs"])
+def test_a_mixture_of_two_models_says_what_both_say(own: Any, other: Any) -> None:
+    own, other = own().eval(), other().eval()
+    prompts, lengths = torch.randint(7, (40, 5)), torch.tensor([5, 1, 3, 4]).repeat(10)
+    draws = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
+    settings: dict[str, Any] = {"new": 6, "vocabulary": 7, "draws": draws}
+    ids, ends = generate(own, prompts, lengths, other=other, share=0.3, **settings)
+    assert (ends - lengths).tolist() == [6] * 40
+    for row, length, u in zip(ids, lengths.tolist(), draws, strict=True):
+        for i in range(6):
+            text = row[None, : length + i]
+            p, q = (model(text).logits[0, -1, :7].double().softmax(-1) for model in (own, other))
+            assert int(row[length + i]) == int(((0.7 * p + 0.3 * q).cumsum(-1) <= u[i]).sum())
+    alone = generate(own, prompts, lengths, **settings)[0]
+    assert torch.equal(generate(own, prompts, lengths, other=own, share=1.0, **settings)[0], alone)
+    assert not torch.equal(ids, alone)
+    with pytest.raises(SettingError, match=r"a share in \[0, 1\]"):
+        generate(own, prompts, lengths, share=0.3, **settings)
+
+
 def test_texts_end_at_their_end_and_only_with_tokens_that_there_are() -> None:
     model = gpt(vocab_size=9).eval()
     prompts, lengths = torch.randint(5, (64, 2)), torch.full((64,), 2)
