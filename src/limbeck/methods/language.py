@@ -7,7 +7,7 @@ from typing import Literal
 from limbeck.blocks.alignment import ALM, ULD, ChunkStates, Ends, MinED
 from limbeck.blocks.divergence import JSD, ReverseKL, SkewKL
 from limbeck.blocks.feature import Layer
-from limbeck.blocks.language import OnPolicy, RewardedKL
+from limbeck.blocks.language import Among, OffPolicy, OnPolicy, RewardedKL
 from limbeck.blocks.logit import CE, KL
 from limbeck.blocks.noise import NoisySelf
 from limbeck.blocks.sequence import EISL, EMO, REDI, CertaintyForcing, FlipFlop, MaskedKL, TokenStates
@@ -256,32 +256,50 @@ def gkd(
     loss = tau^2 JSD_beta(p_tau, q_tau) on completions, of which `rate` are sampled from q at `temperature`
 
     beta is the teacher's share of the mixture. The paper studies beta and rate in {0, 0.1, 0.5, 0.9, 1} and recommends
-    none for all tasks; its loss has tau 1. prompt: see `OnPolicy`.
+    none for all tasks; its loss has tau 1. Its sum with a reward of reinforcement learning is left out. prompt: see
+    `OnPolicy`.
     """
     return OnPolicy(JSD(beta, tau), rate, temperature, prompt)
 
 
 @method(paper="Gu et al. 2024, MiniLLM, arXiv:2306.08543", needs=("teacher", "sequences"))
-def minillm(*, temperature: float = 1.0, clip: float = 10.0, prompt: int = 1) -> Objective:
+def minillm(
+    *, mixed: float = 0.2, temperature: float = 1.0, clip: float = 10.0, corpus: float = 0.0, prompt: int = 1
+) -> Objective:
     """Reverse KL of the student's own texts, as a reward.
 
-    loss = KL(q || p) of each distribution - R_t log q(y_t),  y ~ q
+    loss = w (KL(q || p) - R log q_y) + corpus CE(d, q),  y ~ m = mixed p + (1 - mixed) q,  w = q_y / m_y
 
-    R_t is the mean log ratio of teacher and student of the tokens after t. Without the paper's mixture with the
-    teacher's texts and its importance weights, and without its language-modelling loss on another corpus.
+    R: the mean log ratio of teacher and student of the tokens after y; w and R are constants. mixed: the paper's 0.2;
+    above 0 the teacher generates too. corpus: the paper has 1, with d from a corpus of the pre-training; the data's
+    mask "corpus" says which examples are d. The authors' AdamW(5e-6), from a student that has learnt the labels.
     """
-    return OnPolicy(RewardedKL(clip), 1.0, temperature, prompt)
+    own = RewardedKL(clip, mixed)
+    if corpus == 0:
+        return OnPolicy(own, 1.0, temperature, prompt, teacher=mixed)
+    both = Among(own, "own") + corpus * Among(CE(), "given")
+    return OnPolicy(both, 1.0, temperature, prompt, teacher=mixed, keep="corpus")
 
 
 @method(paper="Ko et al. 2024, DistiLLM, arXiv:2402.03898", needs=("teacher", "sequences"))
 def distillm(
-    *, skew: float = 0.1, reverse: bool = True, rate: float = 0.5, temperature: float = 1.0, prompt: int = 1
+    *,
+    skew: float = 0.1,
+    reverse: bool = True,
+    rate: float = 0.5,
+    rise: float = 0.0,
+    slack: float = 0.1,
+    replay: int = 1000,
+    temperature: float = 1.0,
+    prompt: int = 1,
 ) -> Objective:
     """Match a mixture with the teacher, also on own texts.
 
     loss = KL(q || skew q + (1 - skew) p), or with reverse=False KL(p || skew p + (1 - skew) q)
 
-    The share of own texts is a constant here; the paper raises it when the validation loss does, and keeps written
-    texts in a buffer to use them again.
+    rate: the share of own texts. The paper's is adaptive, rate=0, rise=0.1: that much more after each epoch whose nll
+    on the run's test data, which are then to validate on, is `slack` higher than when it last rose. replay: own texts
+    that are kept, and used again the more often the longer the run. The paper adds CE on a corpus of the pre-training,
+    as `minillm` can.
     """
-    return OnPolicy(SkewKL(skew, reverse=reverse), rate, temperature, prompt)
+    return OffPolicy(SkewKL(skew, reverse=reverse), rate, temperature, prompt, rise=rise, slack=slack, replay=replay)
