@@ -51,7 +51,8 @@ def redi(*, alpha: float = 0.8, gamma: float = 0.0) -> Objective:
 
     loss = -u_right + alpha u_wrong exp(gamma u_wrong),  u: an answer's mean log probability per token
 
-    The second stage, after cross-entropy on the right answers: AdamW(1e-6), one epoch. Nothing bounds it from below,
+    The second stage, after cross-entropy on the right answers (AdamW(5e-5), 3 epochs): AdamW(1e-6), one epoch in
+    batches of 32. Nothing bounds it from below,
     and with a larger alpha or learning rate the right answers' u falls too: watch it. The data's masks say which
     answers are "right" and "wrong".
     """
@@ -239,7 +240,7 @@ def mined(*, weight: float, tau: float = 1.0) -> Objective:
     loss = CE(y, q) + weight m,  m = tau^2 KL(p'_tau || q_tau) where a token has the bytes of one of the teacher's
     p': p at the teacher's tokens nearest to the student's;  elsewhere m = CE(y, q)
 
-    A baseline, of one teacher; FuseLLM fuses several.
+    A baseline, of one teacher; FuseLLM fuses several. ALM's authors take tau = 2, for the labels too, and no tau^2.
     """
     return CE() + weight * MinED(tau)
 
