@@ -195,18 +195,20 @@ OWN_TEXTS = [
     OnPolicy(JSD(0.5), rate=0.5),
     OnPolicy(RewardedKL(teacher=0.2), rate=1.0, teacher=0.2),
     OffPolicy(SkewKL(0.1), rate=1.0, replay=4),
+    OffPolicy(SkewKL(0.1), rate=0.3, rise=0.4, slack=0.0, replay=4),
 ]
 
 
 @pytest.mark.parametrize("method", OWN_TEXTS, ids=repr)
 def test_interrupted_writing_goes_on_to_the_bit(method: Any, tmp_path: Path) -> None:
-    whole = trained(method=method, epochs=3)
-    first = run(method, epochs=3)
+    settings = {"epochs": 3, "test": Tokens.packed([TEXT], Bytes(), 32)}
+    whole = trained(method=method, **settings)
+    first = run(method, **settings)
     first.setup()
     with pytest.raises(KeyboardInterrupt):
         stop_after(first, 1)
     first.save(tmp_path / "part.ckpt")
-    second = run(method, epochs=3)
+    second = run(method, **settings, student=gpt(5))
     second.load(tmp_path / "part.ckpt")
     second.fit()
     assert not differences(ending(whole), ending(second))
@@ -227,7 +229,7 @@ def stop_after(run: Run, epochs: int) -> None:
 @pytest.mark.parametrize("method", OWN_TEXTS, ids=repr)
 def test_split_batches_write_the_same_texts(method: Any) -> None:
     with double():
-        settings = {"epochs": 3, "optimizer": SGD(0.1)}
+        settings = {"epochs": 3, "optimizer": SGD(0.1), "test": Tokens.packed([TEXT], Bytes(), 32)}
         close(*(trained(method=method, **settings, **micro).bundle.state_dict() for micro in ({}, {"micro_batch": 1})))
 
 
@@ -284,6 +286,9 @@ def test_the_share_of_own_texts_rises_with_the_validation_loss() -> None:
     assert share(0.2, 0.0, 0.31, 0.5) == 1.0  # at most
     with pytest.raises(SettingError, match=r"Run\(test=\.\.\.\)"):
         run(method).setup()
+    with pytest.raises(SettingError, match="or replay=0"):
+        run(OffPolicy(CE()), student=nn.Linear(3, 2), teacher=None,
+            data=Data(torch.randn(8, 3), torch.arange(8) % 2)).setup()  # fmt: skip
     with pytest.raises(SettingError, match="replay=0 with keep"):
         OffPolicy(JSD(0.5), keep="corpus")
 

@@ -161,7 +161,10 @@ class OffPolicy(OnPolicy):
             texts.register_buffer("nll", torch.tensor(run.evaluate()["nll"]))
         if self.replay > 0:
             if data.y is None or not data.of_tokens:
-                raise SettingError("texts to be used again are data in memory, limbeck.data.text.Tokens, or replay=0")
+                raise SettingError(
+                    "own texts that are kept are all of one length: give data of tokens in memory, "
+                    "limbeck.data.text.Tokens, say, or replay=0"
+                )
             for name in ("ids", "y"):
                 texts.register_buffer(name, torch.full((self.replay, data.y.shape[1]), UNLABELLED))
         texts.register_buffer("count", torch.tensor(0))  # of those ever written
