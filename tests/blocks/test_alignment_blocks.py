@@ -273,8 +273,9 @@ def test_the_student_is_judged_alone() -> None:
 
 
 def test_what_is_missing_is_said() -> None:
-    with pytest.raises(SettingError, match="take one tokenizer"):
-        run_of(OnPolicy(ALM(), rate=1.0)).fit()
+    for method in (ALM(), UNBIASED, ULD(), ChunkStates()):
+        with pytest.raises(SettingError, match="take one tokenizer"):
+            run_of(OnPolicy(method, rate=1.0)).fit()
     with pytest.raises(SettingError, match="project=True"):
         run_of(ChunkStates(), teacher=GPT(bpe().vocab_size, width=24, depth=1, heads=2)).setup()
     with pytest.raises(SettingError, match="merge in"):

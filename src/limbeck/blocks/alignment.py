@@ -77,6 +77,7 @@ class ALM(Objective):
         return state
 
     def prepare(self, batch: Batch, step: Step, state: Any) -> Batch:
+        batch.of("teacher")  # raises where it cannot be asked
         if self.unbiased:  # how many there are is counted before the loss
             ends = batch.masks["chunks"]
             batch.masks["merged"] = ends.masked_scatter(ends, self.may_end(batch, state))
