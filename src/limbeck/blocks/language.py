@@ -30,7 +30,7 @@ class OnPolicy(Composite):
     as it is now, and are then what the labels, the teacher and the loss are about (Agarwal et al. 2024, GKD).
 
     rate: in [0, 1]; one draw decides for each step. In a sum all parts see the written texts. What is written depends
-        on the run's seed, the example, the step and the student alone: it is the same however a batch is split, and
+        on the run's seed, the example, the step and the models alone: it is the same however a batch is split, and
         after a resume.
     temperature: of the sampling only; the loss has its own.
     prompt: tokens of a text that are kept at least, for texts without a prompt of their own; in pairs of prompt and
@@ -236,9 +236,10 @@ class RewardedKL(Objective):
     For texts that the student wrote: `OnPolicy(RewardedKL(), rate=1.0)`. teacher: its share of the probabilities that
     the tokens were drawn from, at temperature 1, as in `OnPolicy`; w_t is q(y_t) over those, a constant.
 
-    The authors' code has no w_t with the divergence, clips the reward of each token at 100, puts the token's own into
-    R_t, standardises R over the batch, and takes four epochs over the same texts, the ratios to their old probabilities
-    clipped as in PPO; here a text is used for one step.
+    Equation 6 divides by T - t - 1, one less than the tokens it sums; w_t is the paper's approximation of a product
+    over all tokens so far. The authors' code has no w_t with the divergence, clips the reward of each token at 100,
+    puts the token's own into R_t, standardises R over the batch, and takes four epochs over the same texts, the ratios
+    to their old probabilities clipped as in PPO; here a text is used for one step.
     """
 
     clip: float = 10.0
