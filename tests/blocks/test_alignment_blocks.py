@@ -245,6 +245,21 @@ def test_the_teacher_stays_as_it_is(method: Objective) -> None:
 
 
 @each
+def test_rows_that_are_not_valid_change_nothing(method: Objective) -> None:
+    def among(token: int) -> Run:
+        run = run_of(method)
+        x = {name: torch.cat([part, torch.full_like(part[:2], token)]) for name, part in run.data.x.items()}
+        for chunk in ("chunk", "teacher.chunk"):
+            x[chunk][-2:] = run.data.x[chunk][:2]
+        y = torch.cat([run.data.y, torch.full_like(run.data.y[:2], token)])
+        valid = torch.arange(len(y)) < len(y) - 2
+        run.data = Paired(x, y, Bytes(), bpe(), masks={"valid": valid})
+        return trained(run)
+
+    assert differences(ending(among(3)), ending(among(99_999))) == []
+
+
+@each
 def test_padding_changes_nothing_to_the_bit(method: Objective) -> None:
     def padded(with_: int) -> Run:
         run = run_of(method)

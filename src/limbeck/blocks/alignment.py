@@ -67,8 +67,10 @@ class ALM(Objective):
             for name, tokenizer in (("own", data.tokenizer), ("teachers", data.teacher_tokenizer)):
                 state.register_buffer(name, torch.tensor([new_word(piece) for piece in pieces(tokenizer)]))
         if self.merge is not None and self.ends == "unbiased":
-            met, shares = ends_of(data.x, data.masks["chunks"]).unique(dim=0), []
-            for y, tokenizer in ((given(data.y), data.tokenizer), (data.x["teacher.y"], data.teacher_tokenizer)):
+            every = next(data.batches([torch.arange(len(data))])).valid()
+            met, shares = ends_of(every.inputs, every.masks["chunks"]).unique(dim=0), []
+            labels = given(every.y), every.inputs["teacher.y"]
+            for y, tokenizer in zip(labels, (data.tokenizer, data.teacher_tokenizer), strict=True):
                 counts = y[y != UNLABELLED].bincount(minlength=tokenizer.vocab_size).double()
                 shares.append(((counts / counts.sum() + 1e-9) / (1 + 1e-9 * len(counts))).tolist())
             found = biases([(i, j) for i, j in met.tolist()], (data.tokenizer, data.teacher_tokenizer), shares)
