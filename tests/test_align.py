@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 
-from limbeck.align import NONE, Piece, align, align_batch, edit_distances, nearest_pieces, pairs, pieces
+from limbeck.align import NONE, Piece, align, align_batch, biases, edit_distances, nearest_pieces, pairs, pieces
 from limbeck.data.text import BPE, Bytes, Characters
 from tests.strategies import few
 
@@ -159,3 +159,50 @@ def test_nearest_pieces_by_hand() -> None:
     teacher: list[Piece] = ["bos", b"the", b"then", b" cat", b"cut", None]
     student: list[Piece] = ["bos", "eos", None, b"then", b"thee", b"cat"]
     assert nearest_pieces(student, teacher).tolist() == [0, -1, -1, 2, 2, 4]
+
+
+# ---- what a cut gives away ------------------------------------------------------------------------------------------
+
+
+class Words:
+    """The longest token that fits first; encodes what it can."""
+
+    def __init__(self, *tokens: str) -> None:
+        self.tokens, self.end, self.vocab_size = tokens, len(tokens), len(tokens) + 1
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = []
+        while text:
+            fitting = [i for i, token in enumerate(self.tokens) if text.startswith(token)]
+            ids.append(max(fitting, key=lambda i: len(self.tokens[i])))
+            text = text[len(self.tokens[ids[-1]]) :]
+        return ids
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(self.tokens[i] for i in ids if i != self.end)
+
+    def spell(self, token: int) -> bytes:
+        return b"" if token == self.end else self.tokens[token].encode()
+
+
+def test_a_cut_is_biased_by_what_would_have_gone_on() -> None:
+    letters = Words(*"abc ")
+    words = Words(*"abc ", "ab", "abc", "bc")
+    shares = [[0.2] * 4 + [0.2], [0.1, 0.1, 0.1, 0.1, 0.05, 0.03, 0.4, 0.12]]
+    ids = {token: i for i, token in enumerate(words.tokens)}
+    a, b, c, space, end = range(5)
+
+    def bias(own: int, its: str) -> float:
+        (found,) = biases([(own, ids[its])], (letters, words), shares)
+        return found
+
+    assert bias(c, "c") == 0  # nothing goes on
+    assert bias(a, "a") == pytest.approx(0.05 + 0.03)  # had it been "ab" or "abc", the words would be those
+    assert bias(b, "ab") == pytest.approx(0.03)  # and "bc" does not come: "abc" is one word
+    assert bias(b, "b") == pytest.approx(0.4)
+    assert bias(c, "abc") == 0
+    assert bias(space, " ") == 1
+    assert biases([(end, words.end)], (letters, words), shares) == [0]
+    assert biases([(ids["ab"], b)], (words, letters), shares[::-1]) == [pytest.approx(0.03)]  # of either side
+    same = [(i, i) for i in range(7) if i != space]
+    assert biases(same, (words, words), [shares[1]] * 2) == [0] * 6

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from limbeck import CE, JSD, KL, SGD, TAID, AdamW, Data, Output, ReverseKL, Run, SkewKL, TotalVariation, blocks
 from limbeck.blocks import tiles
-from limbeck.blocks.language import OnPolicy, RewardedKL
+from limbeck.blocks.language import Among, OffPolicy, OnPolicy, RewardedKL
 from limbeck.data import UNLABELLED
 from limbeck.data.text import Bytes, Tokens
 from limbeck.errors import DataError, SettingError, ShapeError
@@ -18,9 +18,11 @@ from limbeck.language import distinct, scores
 from limbeck.models.gpt import GPT
 from limbeck.records import Cached, Record
 from limbeck.records.cached import Coded
+from limbeck.registry import make
+from limbeck.schedules import Clock
 from limbeck.signals import as_net
-from limbeck.step import Player
-from tests.conformance import differences, ending
+from limbeck.step import Player, Step
+from tests.conformance import close, differences, double, ending
 
 PAIRS = [("1+1=", "2"), ("12+30=", "42"), ("a", "abcabc"), ("", "xyz"), ("2+2=", "4"), ("b", "bc")]
 TEXT = "the quick brown fox jumps over the lazy dog. " * 8
@@ -216,15 +218,24 @@ def test_a_large_record_is_decoded_a_few_rows_at_a_time(
 # ---- texts that the student writes ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", [OnPolicy(JSD(0.5), rate=0.5), OnPolicy(RewardedKL(), rate=1.0)], ids=repr)
+OWN_TEXTS = [
+    OnPolicy(JSD(0.5), rate=0.5),
+    OnPolicy(RewardedKL(teacher=0.2), rate=1.0, teacher=0.2),
+    OffPolicy(SkewKL(0.1), rate=1.0, replay=4),
+    OffPolicy(SkewKL(0.1), rate=0.3, rise=0.4, slack=0.0, replay=4),
+]
+
+
+@pytest.mark.parametrize("method", OWN_TEXTS, ids=repr)
 def test_interrupted_writing_goes_on_to_the_bit(method: Any, tmp_path: Path) -> None:
-    whole = trained(method=method, epochs=3)
-    first = run(method, epochs=3)
+    settings = {"epochs": 3, "test": Tokens.packed([TEXT], Bytes(), 32)}
+    whole = trained(method=method, **settings)
+    first = run(method, **settings)
     first.setup()
     with pytest.raises(KeyboardInterrupt):
         stop_after(first, 1)
     first.save(tmp_path / "part.ckpt")
-    second = run(method, epochs=3)
+    second = run(method, **settings, student=gpt(5))
     second.load(tmp_path / "part.ckpt")
     second.fit()
     assert not differences(ending(whole), ending(second))
@@ -240,6 +251,126 @@ def stop_after(run: Run, epochs: int) -> None:
 
     run.watcher = Stop()
     run.fit()
+
+
+@pytest.mark.parametrize("method", OWN_TEXTS, ids=repr)
+def test_split_batches_write_the_same_texts(method: Any) -> None:
+    with double():
+        settings = {"epochs": 3, "optimizer": SGD(0.1), "test": Tokens.packed([TEXT], Bytes(), 32)}
+        close(*(trained(method=method, **settings, **micro).bundle.state_dict() for micro in ({}, {"micro_batch": 1})))
+
+
+class Seen(JSD):
+    """What was learnt from, of each step: ids, labels, and whether they are the data's."""
+
+    def loss(self, step: Any, state: Any) -> Any:
+        batch = step.batch
+        SEEN.append((batch.inputs["input_ids"].clone(), batch.y.clone(), batch.recorded))
+        return super().loss(step, state)
+
+
+SEEN: list[tuple[Tensor, Tensor, bool]] = []
+
+
+def test_own_texts_are_kept_and_used_again() -> None:
+    SEEN.clear()
+    run_ = run(OffPolicy(Seen(0.5), rate=1.0, replay=5), epochs=20)
+    run_.setup()
+    SEEN.clear()  # the dry step's
+    run_.fit()
+    assert not any(recorded for _, _, recorded in SEEN)
+    kept, anew = list[Tensor](), []
+    for ids, y, _ in SEEN:
+        texts = list(torch.cat([ids, y], 1))
+        again = [any(torch.equal(text, old) for old in kept[-5:]) for text in texts]
+        anew.append(not all(again))
+        kept += texts if anew[-1] else []
+    steps = torch.tensor(anew).float()
+    assert steps[:2].tolist() == [1, 1]  # until there are five
+    assert float(steps[2:12].mean()) > float(steps[-10:].mean())
+    assert not steps[-1]
+    state = run_.bundle.state[1]
+    assert int(state.count) == 3 * int(steps.sum())
+    for text in torch.cat([state.ids, state.y], 1):
+        assert any(torch.equal(text, old) for old in kept[-5:])
+
+
+def test_the_share_of_own_texts_rises_with_the_validation_loss() -> None:
+    method = OffPolicy(JSD(0.5), rate=0.0, rise=0.4, slack=0.1, replay=0)
+    test = Tokens.packed([TEXT], Bytes(), 32)
+    run_ = run(method, test=test, epochs=9)
+    run_.setup()
+    texts = run_.bundle.state[1]
+    assert float(texts.nll) == pytest.approx(scores(run_.students[0], test)["nll"])
+
+    def share(*changes: float, first: int = 0) -> float:
+        run_.history = [{"nll": float(texts.nll) + change} for change in changes]
+        step = Step(run_, next(run_.train_data.batches([torch.arange(2)])), Clock(0, 1, 0, 1), len(changes))
+        return method.share(step, texts)
+
+    assert share() == share(0.05) == share(-1.0, 0.05) == 0
+    assert share(0.2) == share(0.2, 0.25) == share(0.2, 0.0) == 0.4
+    assert share(0.2, 0.0, 0.31, 0.5) == 1.0  # at most
+    with pytest.raises(SettingError, match=r"Run\(test=\.\.\.\)"):
+        run(method).setup()
+    with pytest.raises(SettingError, match="or replay=0"):
+        run(OffPolicy(CE()), student=nn.Linear(3, 2), teacher=None,
+            data=Data(torch.randn(8, 3), torch.arange(8) % 2)).setup()  # fmt: skip
+    with pytest.raises(SettingError, match="replay=0 with keep"):
+        OffPolicy(JSD(0.5), keep="corpus")
+
+
+def test_a_reward_by_hand() -> None:
+    batch = next(pairs().batches([torch.tensor([1, 3, 5])]))
+    nets = gpt().double().eval(), gpt(1, width=24).double().eval()
+    rows = [Player(batch, "s", lambda x, view, index, net=net: net(**x))("x").logits for net in nets]
+
+    class Given:
+        student = teacher = None
+        y = batch.row_labels
+
+    given = Given()
+    given.batch = batch
+    given.student, given.teacher = (lambda view, r=r: Output({".logits": r}) for r in rows)
+    found = RewardedKL(clip=0.5, teacher=0.2).loss(given, None)
+    log_q, log_p = (r.log_softmax(-1) for r in rows)
+    texts = batch.positions.sum(1).tolist()
+    at = 0
+    for length in texts:
+        own = range(at, at + length)
+        gain = {i: log_p[i, given.y[i]] - log_q[i, given.y[i]] for i in own}
+        for i in own:
+            q, p = log_q[i].exp(), log_p[i].exp()
+            w = q[given.y[i]] / (0.8 * q[given.y[i]] + 0.2 * p[given.y[i]])
+            later = [gain[j].item() for j in own if j > i]
+            r = max(-0.5, min(0.5, sum(later) / len(later))) if later else 0.0
+            divergence = (q * (log_q[i] - log_p[i])).sum()
+            assert found["reverse_kl"][i].item() == pytest.approx((w * divergence).item())
+            assert found["reward"][i].item() == pytest.approx((-w * r * log_q[i, given.y[i]]).item())
+        at += length
+
+
+def test_a_corpus_stays_as_it_is_and_learns_its_tokens() -> None:
+    data = pairs()
+    corpus = torch.tensor([False, True, False, True, True, False])
+    data = Tokens(data.x, data.y, Bytes(), masks={"corpus": corpus})  # type: ignore[arg-type]
+    method = make("minillm", corpus=0.5)
+    run_ = run(method, data=data, batch_size=6)
+    run_.setup()
+    batch = next(run_.train_data.batches([torch.arange(6)]))
+    (step,) = run_.prepare([batch], Clock(0, 1, 0, 1))
+    ids, y = step.batch.inputs["input_ids"], step.batch.y
+    assert torch.equal(ids[corpus], data.x["input_ids"][corpus])
+    assert torch.equal(y[corpus], data.y[corpus])  # type: ignore[index]
+    assert not any(torch.equal(*rows) for rows in zip(ids[~corpus], data.x["input_ids"][~corpus], strict=True))
+    terms = run_.bundle(step)[1]
+    rows = [gpt()(x[None]).logits[0, :-1][y[1:] != UNLABELLED] for x, y in zip(ids[corpus], y[corpus], strict=True)]
+    labels = y[corpus][:, 1:][y[corpus][:, 1:] != UNLABELLED]
+    assert terms["ce"].item() == pytest.approx(0.5 * nn.functional.cross_entropy(torch.cat(rows), labels).item())
+    assert int(step.counts["given"]) == len(labels)
+    assert int(step.counts["own"]) == step.rows - len(labels)
+    with pytest.raises(SettingError, match="mask of its own"):
+        run(Among(Among(CE(), "own"), "given"), data=data).setup()
 
 
 def test_the_student_writes_completions_and_keeps_prompts() -> None:
@@ -307,6 +438,35 @@ def test_sampling_follows_the_probabilities_at_its_temperature() -> None:
         found = ids[:, 3].bincount(minlength=5) / 20_000
         wanted = (model(prompt[:1]).logits[0, -1] / temperature).softmax(-1)
         torch.testing.assert_close(found, wanted.detach(), rtol=0, atol=0.02)
+
+
+def hugging(seed: int) -> Any:
+    transformers = pytest.importorskip("transformers")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        config = transformers.GPT2Config(vocab_size=9, n_positions=16, n_embd=8, n_layer=1, n_head=2)
+        return transformers.GPT2LMHeadModel(config).apply(lambda module: scaled(module, 3.0)).eval()
+
+
+@pytest.mark.parametrize("own", [lambda: gpt(vocab_size=9), lambda: hugging(0)], ids=["ours", "theirs"])
+@pytest.mark.parametrize("other", [lambda: gpt(1, vocab_size=9), lambda: hugging(1)], ids=["ours", "theirs"])
+def test_a_mixture_of_two_models_says_what_both_say(own: Any, other: Any) -> None:
+    own, other = own().eval(), other().eval()
+    prompts, lengths = torch.randint(7, (40, 5)), torch.tensor([5, 1, 3, 4]).repeat(10)
+    draws = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
+    settings: dict[str, Any] = {"new": 6, "vocabulary": 7, "draws": draws}
+    ids, ends = generate(own, prompts, lengths, other=other, share=0.3, **settings)
+    assert (ends - lengths).tolist() == [6] * 40
+    for row, length, u in zip(ids, lengths.tolist(), draws, strict=True):
+        for i in range(6):
+            text = row[None, : length + i]
+            p, q = (model(text).logits[0, -1, :7].double().softmax(-1) for model in (own, other))
+            assert int(row[length + i]) == int(((0.7 * p + 0.3 * q).cumsum(-1) <= u[i]).sum())
+    alone = generate(own, prompts, lengths, **settings)[0]
+    assert torch.equal(generate(own, prompts, lengths, other=own, share=1.0, **settings)[0], alone)
+    assert not torch.equal(ids, alone)
+    with pytest.raises(SettingError, match=r"a share in \[0, 1\]"):
+        generate(own, prompts, lengths, share=0.3, **settings)
 
 
 def test_texts_end_at_their_end_and_only_with_tokens_that_there_are() -> None:

@@ -7,8 +7,10 @@ align(student, teacher)                     # the chunk of each token: [0, 1, 2]
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from typing import TypeAlias, cast
 
 import numpy as np
@@ -132,6 +134,57 @@ def _specials(side: Sequence[Piece]) -> Iterator[tuple[int, tuple[str, int]]]:
             done += len(piece)
         elif piece is not None:
             yield i, (piece, done)
+
+
+# --- what a cut gives away -------------------------------------------------------------------------------------------
+
+
+def biases(
+    ends: Iterable[tuple[int, int]], tokenizers: Sequence[Tokenizer], shares: Sequence[Sequence[float]]
+) -> list[float]:
+    """How much it says of the text to come that it was cut behind these two tokens: for each pair, of which the one
+    ends with the bytes of the other, the larger of two sums of shares, over the tokens that would have gone on
+    beyond the cut in one tokenization and cannot in the other (Minixhofer et al. 2025, ALM, arXiv:2503.20083, and the
+    authors' compute_tokenizer_info.py). As there 1 for a token of white space, and 0 for a special token.
+
+    shares: of each token of either vocabulary in a text. Encodes some texts for each token: a large vocabulary takes
+    minutes.
+    """
+    spelled = [pieces(tokenizer) for tokenizer in tokenizers]
+    known = [sorted((piece, i) for i, piece in enumerate(own) if isinstance(piece, bytes)) for own in spelled]
+
+    @cache
+    def beyond(side: int, token: int) -> dict[bytes, float]:
+        return _continuations(spelled[side][token], known[side], tokenizers[side], shares[side])  # type: ignore[arg-type]
+
+    def bias(pair: tuple[int, int]) -> float:
+        own = [side[i] for side, i in zip(spelled, pair, strict=True)]
+        if not all(isinstance(piece, bytes) for piece in own):
+            return 0.0
+        if any(not piece.decode(errors="replace").strip() for piece in own):  # type: ignore[union-attr]
+            return 1.0
+        first, second = (beyond(side, token) for side, token in enumerate(pair))
+        return max(sum(a[text] for text in a.keys() - b.keys()) for a, b in ((first, second), (second, first)))
+
+    return [bias(pair) for pair in ends]
+
+
+def _continuations(
+    token: bytes, known: Sequence[tuple[bytes, int]], tokenizer: Tokenizer, shares: Sequence[float]
+) -> dict[bytes, float]:
+    """The bytes by which a last token can go on beyond this one's, where the text begins with it, and its share."""
+    found = {}
+    for start in range(len(token)):
+        before, rest = token[:start], token[start:]
+        for piece, i in known[bisect_left(known, (rest,)) : bisect_left(known, (rest + b"\xff",))]:
+            try:
+                if tokenizer.encode((before + piece).decode()) != [*tokenizer.encode(before.decode()), i]:
+                    continue
+            except UnicodeDecodeError:  # the text would be cut within a character
+                continue
+            if piece != rest:
+                found[piece[len(rest) :]] = shares[i]
+    return found
 
 
 # --- vocabularies ----------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,8 @@ def generate(
     vocabulary: int | None = None,
     generator: torch.Generator | None = None,
     draws: Tensor | None = None,
+    other: Any = None,
+    share: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
     """Go on with prompts, each by up to `new` tokens: ids (b, n + new) and lengths (b,).
 
@@ -37,6 +40,7 @@ def generate(
         tokens; None: all.
     generator: on the CPU, the only source of chance, so that its state replays the text. draws (b, new): instead of it,
         a number in [0, 1) for each token, which is where that part of the probabilities' sum ends.
+    other, share: a second model of the same tokens, and its share of the probabilities that are drawn from, in [0, 1].
 
     No text grows beyond the positions that a transformers model was made for.
     """
@@ -44,38 +48,97 @@ def generate(
         raise SettingError(f"temperature >= 0, new >= 1 and top_p in (0, 1]; got {temperature}, {new} and {top_p}")
     if int(lengths.min()) < 1:
         raise SettingError("a prompt has at least one token")
+    if not 0 <= share <= 1 or (share > 0 and (other is None or temperature == 0)):
+        raise SettingError(f"a share in [0, 1] of another model's, at a temperature; got {share} and {temperature}")
     if draws is None:
         draws = torch.rand(len(input_ids), new, generator=generator)
     draw = Draw(draws.to(input_ids.device), temperature, top_p)
-    module = getattr(model, "module", model)
-    with evaluating(module):
+    module, other = (getattr(each, "module", each) for each in (model, other))
+    with evaluating(module), evaluating(module if other is None else other):
+        if share > 0:
+            draw.other, draw.share = speaking(other, input_ids, lengths, new, vocabulary), share
         if isinstance(module, GPT):
             return ours(module, input_ids, lengths, draw, end, vocabulary)
-        if hasattr(module, "generation_config") and not module.config.is_encoder_decoder:
+        if of_transformers(module):
             return theirs(module, input_ids, lengths, draw, end, vocabulary)
-    raise SettingError(
+    raise unable(module)
+
+
+def of_transformers(module: Any) -> bool:
+    return hasattr(module, "generation_config") and not module.config.is_encoder_decoder
+
+
+def unable(module: Any) -> SettingError:
+    return SettingError(
         f"a {type(module).__name__} cannot generate: take limbeck.models.GPT or a transformers causal language model"
     )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Draw:
-    """One class of each row, by its draw for the token at `place` of the new ones."""
+    """One class of each row, by its draw for the token at `place` of the new ones; to be called for each in turn."""
 
     draws: Tensor
     temperature: float
     top_p: float
+    other: Generator[Tensor, Any, None] | None = None
+    share: float = 0.0
+    last: Tensor | None = None
 
     def __call__(self, logits: Tensor, place: int) -> Tensor:
         if self.temperature == 0:
             return logits.argmax(-1)
-        p = (logits.double() / self.temperature).softmax(-1)
+        p = self.softmax(logits)
+        if self.other is not None:
+            p = (1 - self.share) * p + self.share * self.softmax(self.other.send(self.last))
         if self.top_p < 1:
             sorted_p, order = p.sort(-1, descending=True)
             beyond = (sorted_p.cumsum(-1) - sorted_p >= self.top_p).gather(-1, order.argsort(-1))
             p = p.masked_fill(beyond, 0.0)
         ends = p.cumsum(-1)
-        return torch.searchsorted(ends, self.draws[:, place, None] * ends[:, -1:], right=True)[:, 0]
+        self.last = torch.searchsorted(ends, self.draws[:, place, None] * ends[:, -1:], right=True)[:, 0]
+        return self.last
+
+    def softmax(self, logits: Tensor) -> Tensor:
+        return (logits.double() / self.temperature).softmax(-1)
+
+
+def speaking(
+    model: Any, input_ids: Tensor, lengths: Tensor, new: int, vocabulary: int | None
+) -> Generator[Tensor, Any, None]:
+    """The logits of what comes next; sent the tokens that were taken, those of what comes then."""
+    if isinstance(model, GPT):
+        rows = torch.arange(len(input_ids))
+        cache = model.cache(len(input_ids), input_ids.shape[1] + new)
+        hidden = model(input_ids, cache=cache).embedding[rows, lengths - 1]
+        head, places = model.head if vocabulary is None else model.head.cut(vocabulary), lengths[:, None]
+        while True:
+            token = yield head(hidden)
+            hidden = model(token[:, None], places=places, cache=cache).embedding[:, 0]
+            places = places + 1
+    elif of_transformers(model):
+        ids, mask = left_padded(input_ids, lengths)
+        places, cache = (mask.cumsum(1) - 1).clamp(min=0), None
+        while True:
+            settings = {"attention_mask": mask, "position_ids": places.clamp(max=room(model, places.max() + 1) - 1)}
+            output = model(input_ids=ids, past_key_values=cache, use_cache=True, **settings)
+            token = yield output.logits[:, -1, :vocabulary]
+            ids, places, cache = token[:, None], places[:, -1:] + 1, output.past_key_values
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+    raise unable(model)
+
+
+def left_padded(input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Prompts (b, n) that were padded on the right, cut to the longest, and their mask."""
+    n = int(lengths.max())
+    before = (torch.arange(n, device=input_ids.device) - (n - lengths)[:, None]) % n
+    mask = torch.arange(n, device=input_ids.device) >= (n - lengths)[:, None]
+    return input_ids[:, :n].gather(1, before), mask.long()
+
+
+def room(model: Any, otherwise: Any) -> int:
+    """The positions that a transformers model was made for."""
+    return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or otherwise)
 
 
 def ours(
@@ -84,20 +147,16 @@ def ours(
     (b, n), new = input_ids.shape, draw.draws.shape[1]
     ids = torch.cat([input_ids, input_ids.new_zeros(b, new)], 1)
     ids *= torch.arange(n + new, device=ids.device) < lengths[:, None]
-    cache = model.cache(b, n + new)
-    hidden = model(input_ids, cache=cache).embedding[torch.arange(b), lengths - 1]
-    head = model.head if vocabulary is None else model.head.cut(vocabulary)
+    said, token = speaking(model, input_ids, lengths, new, vocabulary), None
     lengths, going = lengths.clone(), torch.ones_like(lengths, dtype=torch.bool)
     for place in range(new):
-        token = draw(head(hidden), place)
+        token = draw(said.send(token), place)
         ids[torch.arange(b), lengths] = torch.where(going, token, 0)
-        places = lengths[:, None]
         lengths = lengths + going
         if end is not None:
             going = going & (token != end)
             if not bool(going.any()):
                 break
-        hidden = model(token[:, None], places=places, cache=cache).embedding[:, 0]
     return ids, lengths
 
 
@@ -108,9 +167,8 @@ def theirs(
     from transformers import GenerationConfig
 
     (b, wide), new = input_ids.shape, draw.draws.shape[1]
-    n = int(lengths.max())
-    shift = (torch.arange(n, device=input_ids.device) - (n - lengths)[:, None]) % n
-    mask = torch.arange(n, device=input_ids.device) >= (n - lengths)[:, None]
+    padded, mask = left_padded(input_ids, lengths)
+    n = padded.shape[1]
 
     def chosen(ids: Tensor, scores: Tensor) -> Tensor:
         token = draw(scores[:, :vocabulary], ids.shape[1] - n)
@@ -119,20 +177,19 @@ def theirs(
     settings = GenerationConfig(
         max_new_tokens=new, do_sample=False, eos_token_id=end, pad_token_id=0 if end is None else end
     )
-    room = getattr(model.config.get_text_config(), "max_position_embeddings", None) or n + new
+    most = room(model, n + new)
 
     def within(module: Any, args: Any, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """A long prompt's row goes on while shorter ones need it; there are no more positions for it to be at."""
         if settings.get("position_ids") is not None:
-            settings["position_ids"] = settings["position_ids"].clamp(max=room - 1)
+            settings["position_ids"] = settings["position_ids"].clamp(max=most - 1)
         return args, settings
 
     hook = model.base_model.register_forward_pre_hook(within, with_kwargs=True)
     # In the model's place for them: its own would fill in what these leave open, such as a repetition penalty.
     own, model.generation_config = model.generation_config, settings
     try:
-        ids = input_ids[:, :n].gather(1, shift)
-        found = model.generate(input_ids=ids, attention_mask=mask.long(), logits_processor=[chosen])
+        found = model.generate(input_ids=padded, attention_mask=mask, logits_processor=[chosen])
     finally:
         model.generation_config = own
         hook.remove()
@@ -142,7 +199,7 @@ def theirs(
     if end is not None:
         ended = said == end
         count = torch.where(ended.any(1), ended.int().argmax(1) + 1, count)
-    count = count.minimum(room - lengths).clamp(min=0)
+    count = count.minimum(most - lengths).clamp(min=0)
     ids = torch.cat([input_ids, input_ids.new_zeros(b, new)], 1)
     places = torch.arange(wide + new, device=ids.device) - lengths[:, None]
     inside = (places >= 0) & (places < count[:, None])

@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from limbeck.run import Run
 
 
+NOT_RECORDED = (
+    "a record tells what a teacher said of the data's texts, not of those that the student writes: give the teacher "
+    "itself"
+)
+
+
 class Player:
     """One model within one step: it runs on each named view at most once, whoever asks."""
 
@@ -68,10 +74,7 @@ def ask(model: Any, batch: Batch, view: str) -> Output:
     """What a model says of a view. One that looks it up is given the batch, which knows the view's seed and epoch."""
     if hasattr(model, "lookup"):
         if not batch.recorded:
-            raise SettingError(
-                "a record tells what a teacher said of the data's texts, not of those that the student writes: give "
-                "the teacher itself"
-            )
+            raise SettingError(NOT_RECORDED)
         return model.lookup(batch, view)  # type: ignore[no-any-return]
     return model(batch.view(view), view, batch.index)  # type: ignore[no-any-return]
 

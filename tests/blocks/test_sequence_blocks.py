@@ -9,6 +9,7 @@ from torch import Tensor
 
 import limbeck
 from limbeck import SGD, UNLABELLED, Data, Objective, Run
+from limbeck.blocks.label import DCO
 from limbeck.blocks.sequence import (
     EISL,
     EMO,
@@ -166,6 +167,17 @@ def test_eisl_draws_the_same_noise_however_a_batch_is_split() -> None:
     assert differs.tolist() == [True, False, True, False]  # two and one token have one place only
     run.steps_done += 1
     assert not torch.allclose(terms_of(run, step_of(run, EVERY))["eisl"].value, whole)
+
+
+def test_dco_is_of_whole_answers() -> None:
+    run = run_of(DCO(4.0))
+    logits, y = shifted(run.train_data, run.students[0].module)
+    p = logits.softmax(-1).gather(-1, y.clamp(min=0)[..., None])[..., 0]
+    p = torch.where(y == UNLABELLED, 1.0, p).prod(1)
+    step = step_of(run, EVERY)
+    term = terms_of(run, step)["dco"]
+    torch.testing.assert_close(term.value, -(1 - (1 - p) ** 4).log(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(term.part(step), term.value.mean())
 
 
 def test_redi_by_hand() -> None:

@@ -133,6 +133,9 @@ def test_taid_bears_a_padded_vocabulary() -> None:
         grad = gradient(lambda s, t=t: taid(s, padded[1], t=t), padded[0])
         torch.testing.assert_close(grad[:, :5], gradient(lambda s, t=t: taid(s, teacher, t=t), student))
         assert not grad[:, 5:].any()
+    for t in (0.4, 1.0):  # where the teacher has more
+        more = torch.nn.functional.pad(teacher, (0, 2), value=1.0)
+        torch.testing.assert_close(taid(padded[0], more, t=t), taid(student, teacher, t=t))
 
 
 # --- topk_kl ------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from limbeck.blocks.sequence import sequences
 from limbeck.errors import SettingError, ShapeError
 from limbeck.losses.inputs import wide
 from limbeck.losses.label import bias_weight, correctness_aware, dco, feature_variance, tri_bce
@@ -168,13 +169,18 @@ class CorrectnessAware(Objective):
 @dataclass(frozen=True)
 class DCO(Objective):
     """How unlikely it is that one of n samples from the student is right: it stops pushing what is covered (Chen et
-    al. 2025)."""
+    al. 2025). Where labels are of tokens, a sample is a whole answer, right in all of them.
+
+    Unlike theirs, examples of next to no weight are not replaced by others.
+    """
 
     n: float
 
     def loss(self, step: Step, state: Any) -> Terms:
         log_p = -cross_entropy(step.student("x").logits, step.y)
-        return {"dco": Term(dco(log_p, n=self.n), where="labelled")}
+        if step.batch.positions is None:
+            return {"dco": Term(dco(log_p, n=self.n), where="labelled")}
+        return {"dco": Term(dco(sequences(step, log_p).sum(1), n=self.n), where="sequences")}
 
 
 # --- weights and branches -----------------------------------------------------------------------------------------

@@ -54,7 +54,8 @@ def sequences(step: Step, rows: Tensor, *, fill: float = 0.0) -> Tensor:
 @dataclass(frozen=True)
 class EMO(Objective):
     """Cross-entropy and the earth mover's distance to the label over the labelled rows, tokens being as far from each
-    other as the rows of the student's last layer are by cosine (Ren et al. 2024, EMO, adaptive).
+    other as the rows of the student's last layer are by cosine (Ren et al. 2024, EMO, adaptive; for "fixed" embeddings
+    of another model see `losses.emo`).
 
     variant, limit: see `losses.emo`.
     """

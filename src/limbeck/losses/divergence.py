@@ -101,7 +101,9 @@ def taid(
 
     Logits may be -inf, in a padded vocabulary say: as there, such an entry of the student's counts nothing.
     """
-    student, teacher = (logits.clamp(min=-1e30) for logits in comparable(student, teacher))
+    student, teacher = comparable(student, teacher)
+    teacher = teacher.masked_fill(student == -torch.inf, -1e30)
+    student, teacher = (logits.clamp(min=-1e30) for logits in (student, teacher))
     return cross_entropy(student, ((1 - t) * student.detach() + t * teacher).softmax(-1))
 
 

@@ -93,7 +93,8 @@ def linear_cross_entropy(
     student: Linear, y: Int[Tensor, " n"] | Float[Tensor, "n v"], *, tile: int | None = None
 ) -> Float[Tensor, " n"]:
     """`cross_entropy(student's logits, y)` by `linear_divergence`: exact, as Wijmans et al. 2025 (CCE) without its
-    filter of small gradients. Rows whose label is UNLABELLED give 0, no gradient, and cost nothing.
+    filter of small gradients, and by tiles of rows, not of classes. Rows whose label is UNLABELLED give 0, no gradient,
+    and cost nothing. A z-loss is `linear_divergence(lambda logits: logits.logsumexp(-1) ** 2, student)`.
     """
     if y.is_floating_point():
         return linear_divergence(cross_entropy, student, y, tile=tile)

@@ -132,9 +132,9 @@ def bias_loss(
 def dco(*, n: float) -> Objective:
     """Train for at least one right answer among n samples.
 
-    loss = -log(1 - (1 - q_y)^n)
+    loss = -log(1 - (1 - q_y)^n),  q_y of the label, or of a whole answer where labels are of tokens
 
-    n: as many as are sampled at test. Only for answers of one token, i.e. class logits; `losses.label.dco` takes log
-    probabilities of whole sequences.
+    n: as many as are sampled at test. A long answer's q_y is so small that this is its cross-entropy: for chains of
+    thought the paper weighs CE by `losses.dco_factor` of the answers' measured share (DCO_a), proofs go step by step.
     """
     return DCO(n)

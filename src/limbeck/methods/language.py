@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from limbeck.blocks.alignment import ALM, ULD, MinED
+from limbeck.blocks.alignment import ALM, ULD, ChunkStates, Ends, MinED
 from limbeck.blocks.divergence import JSD, ReverseKL, SkewKL
 from limbeck.blocks.feature import Layer
-from limbeck.blocks.language import OnPolicy, RewardedKL
+from limbeck.blocks.language import Among, OffPolicy, OnPolicy, RewardedKL
 from limbeck.blocks.logit import CE, KL
 from limbeck.blocks.noise import NoisySelf
 from limbeck.blocks.sequence import EISL, EMO, REDI, CertaintyForcing, FlipFlop, MaskedKL, TokenStates
@@ -51,7 +51,8 @@ def redi(*, alpha: float = 0.8, gamma: float = 0.0) -> Objective:
 
     loss = -u_right + alpha u_wrong exp(gamma u_wrong),  u: an answer's mean log probability per token
 
-    The second stage, after cross-entropy on the right answers: AdamW(1e-6), one epoch. Nothing bounds it from below,
+    The second stage, after cross-entropy on the right answers (AdamW(5e-5), 3 epochs): AdamW(1e-6), one epoch in
+    batches of 32. Nothing bounds it from below,
     and with a larger alpha or learning rate the right answers' u falls too: watch it. The data's masks say which
     answers are "right" and "wrong".
     """
@@ -190,18 +191,30 @@ def ddk(*, gamma: float = 0.2, tau: float = 1.0, reverse: bool = False) -> Objec
     needs=("teacher", "labels", "sequences", "tokenizers"),
     example={"weight": 100.0},
 )
-def alm(*, weight: float, compare: Compare = "kl", tau: float = 100.0, merge: float | None = 0.1) -> Objective:
+def alm(
+    *,
+    weight: float,
+    compare: Compare = "kl",
+    tau: float = 100.0,
+    merge: float | None = 0.1,
+    ends: Ends = "word",
+    states: float = 0.0,
+    project: bool = True,
+) -> Objective:
     """Make chunks of text as likely as a teacher makes them.
 
-    loss = CE(y, q) + weight mean_c KL(exp(l_t / tau), exp(l_s / tau)),  KL of the two answers yes and no
+    loss = CE(y, q) + weight mean_c KL(exp(l_t / tau), exp(l_s / tau)) + states mean_c (W h_s - h_t)^2 / mean_c h_t^2
     l: log probability of a chunk c of text which both tokenizers cut out, and that a word ends behind it
+    KL: of the two answers yes and no,  h: the last state of a chunk
 
-    The gradient of f is about 1 / tau small; the authors give no weight but balance the terms, as does
+    The gradient of the KL is about 1 / tau small; the authors give no weight but balance the terms, as does
     GradMag(CE() + ALM(merge=0.1), layer="the last"). merge: chunks are joined up to where the teacher finds the end of
-    a word that likely; None: neither that nor the word's end. Without their loss of hidden states, which they found to
-    help only where the student is made of the teacher, and without their precomputed "unbiased" chunks.
+    a word that likely; None: neither that nor the word's end. ends="unbiased", merge=1e-4: the paper's chunks, joined
+    up to where a cut says nothing of the text to come. states: the authors found it to help only where the student is
+    made of the teacher, project=False. They train LoRA of rank 64 (all of it for bytes), AdamW(1e-5), batches of 64.
     """
-    return CE() + weight * ALM(compare, tau, merge)
+    method = CE() + weight * ALM(compare, tau, merge, ends=ends)
+    return method + states * ChunkStates(project=project) if states else method
 
 
 @method(paper="Boizard et al. 2024, ULD, arXiv:2402.12030", needs=("teacher", "labels", "sequences", "tokenizers"))
@@ -210,7 +223,8 @@ def uld(*, weight: float = 1.5, tau: float = 1.0) -> Objective:
 
     loss = CE(y, q) + weight sum_i |q_(i) - p_(i)|,  the i-th largest at tau, of the tokens in the same place
 
-    A baseline that knows nothing of the vocabularies. weight: the authors' 1.5.
+    The mean over the tokens that both have. A baseline that knows nothing of the vocabularies. weight: the authors'
+    1.5.
     """
     return CE() + weight * ULD(tau)
 
@@ -226,7 +240,7 @@ def mined(*, weight: float, tau: float = 1.0) -> Objective:
     loss = CE(y, q) + weight m,  m = tau^2 KL(p'_tau || q_tau) where a token has the bytes of one of the teacher's
     p': p at the teacher's tokens nearest to the student's;  elsewhere m = CE(y, q)
 
-    A baseline, of one teacher; FuseLLM fuses several.
+    A baseline, of one teacher; FuseLLM fuses several. ALM's authors take tau = 2, for the labels too, and no tau^2.
     """
     return CE() + weight * MinED(tau)
 
@@ -243,32 +257,50 @@ def gkd(
     loss = tau^2 JSD_beta(p_tau, q_tau) on completions, of which `rate` are sampled from q at `temperature`
 
     beta is the teacher's share of the mixture. The paper studies beta and rate in {0, 0.1, 0.5, 0.9, 1} and recommends
-    none for all tasks; its loss has tau 1. prompt: see `OnPolicy`.
+    none for all tasks; its loss has tau 1. Its sum with a reward of reinforcement learning is left out. prompt: see
+    `OnPolicy`.
     """
     return OnPolicy(JSD(beta, tau), rate, temperature, prompt)
 
 
 @method(paper="Gu et al. 2024, MiniLLM, arXiv:2306.08543", needs=("teacher", "sequences"))
-def minillm(*, temperature: float = 1.0, clip: float = 10.0, prompt: int = 1) -> Objective:
+def minillm(
+    *, mixed: float = 0.2, temperature: float = 1.0, clip: float = 10.0, corpus: float = 0.0, prompt: int = 1
+) -> Objective:
     """Reverse KL of the student's own texts, as a reward.
 
-    loss = KL(q || p) of each distribution - R_t log q(y_t),  y ~ q
+    loss = w (KL(q || p) - R log q_y) + corpus CE(d, q),  y ~ m = mixed p + (1 - mixed) q,  w = q_y / m_y
 
-    R_t is the mean log ratio of teacher and student of the tokens after t. Without the paper's mixture with the
-    teacher's texts and its importance weights, and without its language-modelling loss on another corpus.
+    R: the mean log ratio of teacher and student of the tokens after y; w and R are constants. mixed: the paper's 0.2;
+    above 0 the teacher generates too. corpus: the paper has 1, with d from a corpus of the pre-training; the data's
+    mask "corpus" says which examples are d. The authors' AdamW(5e-6), from a student that has learnt the labels.
     """
-    return OnPolicy(RewardedKL(clip), 1.0, temperature, prompt)
+    own = RewardedKL(clip, mixed)
+    if corpus == 0:
+        return OnPolicy(own, 1.0, temperature, prompt, teacher=mixed)
+    both = Among(own, "own") + corpus * Among(CE(), "given")
+    return OnPolicy(both, 1.0, temperature, prompt, teacher=mixed, keep="corpus")
 
 
 @method(paper="Ko et al. 2024, DistiLLM, arXiv:2402.03898", needs=("teacher", "sequences"))
 def distillm(
-    *, skew: float = 0.1, reverse: bool = True, rate: float = 0.5, temperature: float = 1.0, prompt: int = 1
+    *,
+    skew: float = 0.1,
+    reverse: bool = True,
+    rate: float = 0.5,
+    rise: float = 0.0,
+    slack: float = 0.1,
+    replay: int = 1000,
+    temperature: float = 1.0,
+    prompt: int = 1,
 ) -> Objective:
     """Match a mixture with the teacher, also on own texts.
 
     loss = KL(q || skew q + (1 - skew) p), or with reverse=False KL(p || skew p + (1 - skew) q)
 
-    The share of own texts is a constant here; the paper raises it when the validation loss does, and keeps written
-    texts in a buffer to use them again.
+    rate: the share of own texts. The paper's is adaptive, rate=0, rise=0.1: that much more after each epoch whose nll
+    on the run's test data, which are then to validate on, is `slack` higher than when it last rose. replay: own texts
+    that are kept, and used again the more often the longer the run. The paper adds CE on a corpus of the pre-training,
+    as `minillm` can.
     """
-    return OnPolicy(SkewKL(skew, reverse=reverse), rate, temperature, prompt)
+    return OffPolicy(SkewKL(skew, reverse=reverse), rate, temperature, prompt, rise=rise, slack=slack, replay=replay)

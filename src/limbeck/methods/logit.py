@@ -115,10 +115,10 @@ def first(
     loss = KL(softmax(p_top / tau) || softmax(q_top / tau)),  p_top, q_top: p and q of the k classes with the largest p
 
     They are recalibrated, and all that a record of the teacher need hold. tau: of both sides' probabilities; the
-    paper's is not known to us, 0.1 to 0.3 keeps their shape. The authors' script takes normalise="linear", where tau
-    counts nothing. Meant for a student that is good already: nothing keeps its mass within the k classes, unless by
-    "none" or by + CE(). The authors sum over a text's tokens and divide by the number of texts; here the mean is over
-    all rows.
+    paper's is not known to us, 0.1 to 0.3 keeps their shape. smoothing: of p_top, the paper's other recalibration, at
+    0.1. The authors' script takes normalise="linear", where tau counts nothing. Meant for a student that is good
+    already: nothing keeps its mass within the k classes, unless by "none" or by + CE(). The authors sum over a text's
+    tokens and divide by the number of texts; here the mean is over all rows.
     """
     return TopKL(k, normalise, tau, tau, smoothing)
 
