@@ -89,6 +89,11 @@ class Batch:
             return None
         return F.pad(self.y[:, 1:] != UNLABELLED, (0, 1))
 
+    @cached_property
+    def predicted(self) -> Tensor | None:
+        """(b, n) bool, the tokens at whose place before `positions` is True: those that have a label, but the first."""
+        return None if self.positions is None else self.positions.roll(1, 1)
+
     @property
     def rows(self) -> int:
         """How many the step has: examples, or the tokens to be predicted."""
@@ -110,7 +115,7 @@ class Batch:
     def row_of(self, x: Tensor) -> Tensor:
         """What belongs to each of the rows, of (b, ...) or, where labels are of tokens, of (b, n, ...): that of the
         token itself, not of the place before it, where it is predicted."""
-        return x if self.positions is None else x[self.positions.roll(1, 1)]
+        return x if self.predicted is None else x[self.predicted]
 
     def mask(self, name: str) -> Tensor:
         """A mask by name; "labelled" and "unlabelled" follow from the labels, "sequences" has each example."""
