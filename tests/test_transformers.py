@@ -82,6 +82,29 @@ def test_logits_are_made_when_wanted_and_are_the_model_s_own(kind: str) -> None:
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["GPT2", "Llama", "Gemma2"])
+def test_adapters_are_asked_as_their_models_are(kind: str) -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    model = peft.get_peft_model(build(kind), config).eval()
+    net, x = as_net(model), {"input_ids": torch.randint(V, (2, 9))}
+    assert isinstance(net.hand_over, Headless)
+    torch.testing.assert_close(net(x).logits, model(**x).logits, rtol=1e-4, atol=1e-5)
+    assert net.hand_over.exact
+    before = model.generation_config, model.get_base_model().generation_config
+    ids, _ = generate(model, PROMPTS, LENGTHS, new=6, temperature=0)
+    assert (model.generation_config, model.get_base_model().generation_config) == before
+    for row, length in zip(ids, LENGTHS, strict=True):
+        assert torch.equal(row[: length + 6], greedy(model, row[:length], 6, V))
+
+
+def test_learnt_prompts_are_asked_as_a_whole() -> None:
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(build("Llama"), peft.PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM"))
+    x = {"input_ids": torch.randint(V, (2, 9))}
+    torch.testing.assert_close(as_net(model.eval())(x).logits, model(**x).logits)
+
+
 @pytest.mark.parametrize("kind", CAUSAL)
 def test_models_learn_from_each_other_and_padding_changes_nothing(kind: str) -> None:
     first, again = (fitted(build(kind), build("Llama", 1), pairs(noise)) for noise in (0, 1))
@@ -156,7 +179,7 @@ def test_the_most_probable_continuation_is_the_model_s_own(kind: str, vocabulary
         assert not row[length + 6 :].any()
 
 
-@pytest.mark.parametrize("kind", ["GPT2", "Llama"])
+@pytest.mark.parametrize("kind", ["GPT2", "Llama", "OPT"])
 def test_texts_fill_the_positions_that_there_are(kind: str) -> None:
     name = "n_positions" if kind == "GPT2" else "max_position_embeddings"
     model = build(kind, **{name: 8})

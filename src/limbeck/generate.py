@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from limbeck.errors import SettingError
 from limbeck.evaluate import evaluating
 from limbeck.models.gpt import GPT
+from limbeck.signals import bare
 
 
 @torch.no_grad()
@@ -47,7 +49,7 @@ def generate(
     if draws is None:
         draws = torch.rand(len(input_ids), new, generator=generator)
     draw = Draw(draws.to(input_ids.device), temperature, top_p)
-    module = getattr(model, "module", model)
+    module = bare(getattr(model, "module", model))
     with evaluating(module):
         if isinstance(module, GPT):
             return ours(module, input_ids, lengths, draw, end, vocabulary)
@@ -121,13 +123,18 @@ def theirs(
     )
     room = getattr(model.config.get_text_config(), "max_position_embeddings", None) or n + new
 
+    placed = "position_ids" in signature(model.forward).parameters
+
     def within(module: Any, args: Any, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """A long prompt's row goes on while shorter ones need it; there are no more positions for it to be at."""
-        if settings.get("position_ids") is not None:
-            settings["position_ids"] = settings["position_ids"].clamp(max=room - 1)
+        places = settings.get("position_ids")
+        if places is None and placed:  # OPT counts them itself
+            places = (settings["attention_mask"].cumsum(1) - 1)[:, -settings["input_ids"].shape[1] :]
+        if places is not None:
+            settings["position_ids"] = places.clamp(0, room - 1)
         return args, settings
 
-    hook = model.base_model.register_forward_pre_hook(within, with_kwargs=True)
+    hook = model.register_forward_pre_hook(within, with_kwargs=True)
     # In the model's place for them: its own would fill in what these leave open, such as a repetition penalty.
     own, model.generation_config = model.generation_config, settings
     try:
