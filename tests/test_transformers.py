@@ -9,7 +9,7 @@ from torch import Tensor
 
 from limbeck import CE, KL, SGD, UNLABELLED, Data, Run
 from limbeck.data.text import Bytes, Tokens
-from limbeck.errors import SettingError
+from limbeck.errors import SettingError, ShapeError
 from limbeck.generate import generate
 from limbeck.signals import Headless, as_net
 
@@ -131,6 +131,54 @@ def test_a_saved_model_is_a_teacher_by_its_folder(tmp_path: Path) -> None:
         data = pairs() if teacher.config.model_type == "gemma2" else sequences()
         a, b = (fitted(make(0), given, data) for given in (teacher, str(tmp_path)))
         assert a.history[-1]["loss"] == b.history[-1]["loss"]
+
+
+# ---- what a newcomer types ------------------------------------------------------------------------------------------
+
+
+def packed(length: int) -> tuple[Tensor, Tensor]:
+    ids = torch.randint(256, (8, length), generator=torch.Generator().manual_seed(0))
+    labels = ids.clone()
+    labels[:, :3] = -100
+    return ids, labels
+
+
+def listed() -> list[dict[str, list[int]]]:
+    """As the datasets library has them."""
+    return [{"input_ids": a.tolist(), "labels": b.tolist()} for a, b in zip(*packed(12), strict=True)]
+
+
+def test_their_labels_of_nothing_are_ours() -> None:
+    ids, labels = packed(12)
+    ours = Tokens({"input_ids": ids}, labels.masked_fill(labels == -100, UNLABELLED), Bytes())
+    theirs = Tokens({"input_ids": ids}, labels, Bytes()), Data(listed(), classes=Bytes.vocab_size)
+    losses = [fitted(build("Llama"), build("Llama", 1), data).history[-1]["loss"] for data in (ours, *theirs)]
+    assert max(losses) == pytest.approx(min(losses), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda ids, y: Tokens({"input_ids": ids}, torch.full_like(y, -100), Bytes()), "no token has a label"),
+        (lambda ids, y: Data({"input_ids": ids[:, :-1]}, ids[:, 1:]), "these labels are of the next tokens"),
+        (lambda ids, y: Data({"input_ids": ids}), r"of texts with labels \(n, length\)"),
+    ],
+)
+def test_labels_that_teach_nothing_or_something_else(make: Any, complaint: str) -> None:
+    run = Run(student=build("Llama"), teacher=build("Llama", 1), data=make(*packed(12)), method=KL(2.0))
+    with pytest.raises(ValueError, match=complaint):
+        run.setup()
+
+
+@pytest.mark.parametrize("kind", ["GPT2", "OPT"])
+def test_what_a_model_lacks_is_told(kind: str) -> None:
+    long, other = packed(65)[0], packed(12)[0] + 100
+    for ids, complaint in ((long, "It has 64 places, and here are 65 tokens"), (other, f"It has {V} tokens, and here")):
+        with pytest.raises(ShapeError, match=complaint):
+            Run(student=build(kind), data=Data({"input_ids": ids}, ids % 256), method=CE()).setup()
+    x = {"input_ids": packed(12)[0]}
+    with pytest.raises(ShapeError, match="give decoder_input_ids among the inputs"):
+        Run(student=t5(), data=Data(x, x["input_ids"]), method=CE()).setup()
 
 
 # ---- sequence to sequence -------------------------------------------------------------------------------------------

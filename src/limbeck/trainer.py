@@ -16,7 +16,8 @@ import torch
 from transformers import Trainer, TrainerCallback
 
 from limbeck import checkpoint
-from limbeck.data.collated import IGNORED, Collated, Numbered, collate
+from limbeck.data import IGNORED
+from limbeck.data.collated import Collated, Numbered, collate
 from limbeck.errors import SettingError
 from limbeck.objective import Objective
 from limbeck.run import Run
