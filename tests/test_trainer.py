@@ -340,6 +340,17 @@ def test_settings_that_would_be_another_loss(tmp_path: Path) -> None:
         vocab_size=V, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16))  # fmt: skip
     with pytest.raises(SettingError, match="BertForMaskedLM answers at the token itself"):
         trainer(tmp_path, CE(), masked, teacher=None)
+    with pytest.raises(SettingError, match="a run has one"):
+        DistillationTrainer(None, arguments(tmp_path), method=CE(), train_dataset=texts(), model_init=gpt2)
+
+
+def test_steps_that_teach_nothing_are_told(tmp_path: Path) -> None:
+    nothing = [{**text, "labels": torch.full((10,), -100)} for text in texts()]
+    ours = trainer(tmp_path, CE() + KL(2.0), train_dataset=nothing)
+    before = copy.deepcopy(weights(ours.model))
+    with pytest.warns(UserWarning, match="no row of step 0 has a label"):
+        ours.train()
+    equal(weights(ours.model), before)
 
 
 if __name__ == "__main__":  # as one of two ranks

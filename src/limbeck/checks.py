@@ -122,9 +122,8 @@ def answer(role: str, net: Any, batch: Batch) -> Output:
         if isinstance(error, LimbeckError):
             raise
         mend = lacks or "Hand it over another way with Net(model, forward=lambda module, x: ...)"
-        raise ShapeError(
-            f"the {role} ({type(module).__name__}) cannot take this input ({described(batch.view('x'))}): {error}. {mend}"
-        ) from error
+        name, x = type(module).__name__, described(batch.view("x"))
+        raise ShapeError(f"the {role} ({name}) cannot take this input ({x}): {error}. {mend}") from error
     if ".logits" in output.shapes:
         finite(f"logits of the {role}", output.logits)
     return output
