@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from limbeck import CE, JSD, KL, SGD, UNLABELLED, Cached, Data, Objective, Ramp, Record, Run, Stages, Step
 from limbeck.blocks.language import OnPolicy
-from limbeck.errors import CheckpointError, DataError, SettingError
+from limbeck.errors import CheckpointError, DataError, RecordError, SettingError
 from limbeck.objective import Reads
 from limbeck.schedules import Clock
 from limbeck.step import Merged
@@ -94,7 +94,7 @@ def arguments(folder: Path, **settings: Any) -> Any:
 def trainer(folder: Path, method: Objective, student: Any = None, **settings: Any) -> DistillationTrainer:
     settings = {"teacher": gpt2(1, width=24), "train_dataset": texts(), **settings}
     own = {name: settings.pop(name) for name in ("teacher", "train_dataset", "eval_dataset", "processing_class",
-           "compute_metrics") if name in settings}  # fmt: skip
+           "compute_metrics", "data_collator") if name in settings}  # fmt: skip
     return DistillationTrainer(student or gpt2(), arguments(folder, **settings), method=method, **own)
 
 
@@ -283,6 +283,16 @@ def test_a_record_is_a_teacher_like_the_model(make: Any, data: list[Any], tmp_pa
     equal(weights(ours.model), weights(model.model))
     with pytest.raises(SettingError, match="a record is of the training examples"):
         ours.evaluate()
+
+
+def test_a_record_is_of_texts_of_one_length(tmp_path: Path) -> None:
+    def longest(examples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        length = max(int(each["attention_mask"].sum()) for each in examples)
+        return {name: torch.stack([each[name][:length] for each in examples]) for name in examples[0]}
+
+    ours = trainer(tmp_path, CE(), train_dataset=texts(), data_collator=longest)
+    with pytest.raises(RecordError, match="padding='max_length'"):
+        Record.capture(tmp_path / "record", gpt2(1), ours.run.train_data, batch_size=4)
 
 
 def test_a_bank_remembers_each_example(tmp_path: Path) -> None:
