@@ -10,7 +10,7 @@ from limbeck import UNLABELLED
 from limbeck.align import NONE, pieces
 from limbeck.data.paired import Paired
 from limbeck.data.text import BPE, Bytes, HuggingFace, Tokens
-from limbeck.errors import SettingError
+from limbeck.errors import DataError, SettingError
 
 transformers = pytest.importorskip("transformers")
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers  # noqa: E402
@@ -86,6 +86,23 @@ def test_words_without_their_spaces_are_refused() -> None:
     assert not Tokens.packed(TEXTS, tokenizer, 8).token_bytes.any()  # can be learnt, but has no bits per byte
     with pytest.raises(SettingError, match="does not say where its spaces are"):
         Paired.packed(TEXTS, Bytes(), 8, teacher=tokenizer)
+
+
+def test_tokenizers_are_taken_as_they_are() -> None:
+    theirs = byte_level()
+    for make, given in ((Tokens.packed, TEXTS), (Tokens.pairs, [("def", " f(x)")])):
+        wrapped, bare = make(given, theirs, 8), make(given, theirs.tokenizer, 8)
+        assert torch.equal(wrapped.x["input_ids"], bare.x["input_ids"])
+        assert torch.equal(wrapped.token_bytes, bare.token_bytes)
+    with pytest.raises(SettingError, match=r"BPE\(tokenizer\) takes one of the tokenizers library"):
+        Tokens.packed(TEXTS, BPE.train(TEXTS, 300).tokenizer, 8)
+
+
+def test_what_would_be_read_as_other_texts_is_told() -> None:
+    with pytest.raises(DataError, match=r"write \[text\]"):
+        Tokens.packed(TEXT, Bytes(), 8)
+    with pytest.raises(DataError, match=r"a pair is \(prompt, completion\)"):
+        Tokens.pairs([{"prompt": "a", "completion": "b"}], Bytes(), 8)  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize("kind", KINDS)

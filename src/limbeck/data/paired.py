@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from limbeck.align import NONE, Piece, align, pieces
 from limbeck.data import View, given
 from limbeck.data.named import UNLABELLED
-from limbeck.data.text import Tokenizer, Tokens, completed
+from limbeck.data.text import Tokenizer, Tokens, as_tokenizer, completed, several
 from limbeck.errors import DataError
 
 __all__ = ["Paired"]
@@ -50,8 +50,9 @@ class Paired(Tokens):
 
         Raises DataError where a tokenizer does not spell the text, or where the two do not agree within a block.
         """
+        tokenizer, teacher = as_tokenizer(tokenizer), as_tokenizer(teacher)
         aligned = Aligner(tokenizer, teacher)
-        found = [aligned(text) for text in texts]
+        found = [aligned(text) for text in several(texts)]
         if not found:
             raise DataError("there is no text")
         ids = [torch.cat([each.ids[side] for each in found]) for side in (0, 1)]
@@ -87,7 +88,7 @@ class Paired(Tokens):
     ) -> Paired:
         """(prompt, completion) texts, an end of text behind each: padded on the right, the student's cut at `length`
         tokens. Only the completion and its end are predicted. Raises DataError as `packed` and `Tokens.pairs`."""
-        pairs = list(pairs)
+        tokenizer, teacher, pairs = as_tokenizer(tokenizer), as_tokenizer(teacher), list(pairs)
         plain = Tokens.pairs(pairs, tokenizer, length)
         aligned, rows = Aligner(tokenizer, teacher), []
         for (prompt, completion), y in zip(pairs, given(plain.y), strict=True):

@@ -216,6 +216,25 @@ def led(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> bool:
     return len(spelled) - len(spelled.lstrip(b" ")) > len(text) - len(text.lstrip(" "))
 
 
+def as_tokenizer(tokenizer: Any) -> Tokenizer:
+    """Ours as they are, and those of transformers."""
+    if hasattr(tokenizer, "convert_ids_to_tokens"):
+        return HuggingFace(tokenizer)
+    if not all(hasattr(tokenizer, name) for name in ("vocab_size", "end", "encode", "decode", "spell")):
+        raise SettingError(
+            f"a tokenizer is of limbeck.data.text or of transformers; got a {type(tokenizer).__name__}. BPE(tokenizer) "
+            f"takes one of the tokenizers library"
+        )
+    return tokenizer  # type: ignore[no-any-return]
+
+
+def several(texts: Iterable[str]) -> Iterable[str]:
+    """Not one, whose characters would be taken for texts."""
+    if isinstance(texts, str):
+        raise DataError("this is one text, and a list of them is asked for: write [text]")
+    return texts
+
+
 def speller(tokenizer: Tokenizer) -> Tensor:
     """(vocab_size,) how many bytes each token stands for: perplexities become bits per byte."""
     return torch.tensor([len(tokenizer.spell(token)) for token in range(tokenizer.vocab_size)])
@@ -229,6 +248,7 @@ class Tokens(Data):
     """
 
     def __init__(self, x: Mapping[str, Tensor], y: Tensor, tokenizer: Tokenizer, **settings: Any) -> None:
+        tokenizer = as_tokenizer(tokenizer)
         settings.setdefault("classes", tokenizer.vocab_size)
         super().__init__(x, y, **settings)
         if x["input_ids"].shape != y.shape:
@@ -239,7 +259,8 @@ class Tokens(Data):
     def packed(cls, texts: Iterable[str], tokenizer: Tokenizer, length: int, **settings: Any) -> Tokens:
         """Texts one after the other, an end of text behind each, cut into blocks of `length` tokens; every token of a
         block but the first is predicted. What does not fill a block is left out."""
-        ids = [i for text in texts for i in (*tokenizer.encode(text), tokenizer.end)]
+        tokenizer = as_tokenizer(tokenizer)
+        ids = [i for text in several(texts) for i in (*tokenizer.encode(text), tokenizer.end)]
         blocks = len(ids) // length if length > 1 else 0
         if not blocks:
             raise DataError(f"{len(ids)} tokens do not fill a block of {length}: give more text, or shorter blocks (2)")
@@ -250,8 +271,12 @@ class Tokens(Data):
     def pairs(cls, pairs: Iterable[tuple[str, str]], tokenizer: Tokenizer, length: int, **settings: Any) -> Tokens:
         """(prompt, completion) texts, an end of text behind each: padded on the right, cut at `length` tokens. Only the
         completion and its end are predicted."""
+        tokenizer = as_tokenizer(tokenizer)
         found, cut = [], 0
-        for prompt, completion in pairs:
+        for pair in pairs:
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise DataError(f"a pair is (prompt, completion), two texts; got {pair!r:.60}")
+            prompt, completion = pair
             before, after = completed(tokenizer, prompt, completion)
             if len(before) >= length:
                 cut += 1
