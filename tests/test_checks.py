@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from limbeck import CE, KL, AttentionTransfer, Committee, Data, Hint, Net, Objective, Run, Stages, Step, Term, registry
-from limbeck.errors import DataError, LimbeckError, SettingError, ShapeError, SignalError
+from limbeck.errors import CheckpointError, DataError, LimbeckError, SettingError, ShapeError, SignalError
 from limbeck.losses import mse
 from limbeck.registry import Method
 from tests.conformance import Small, images, model_of, objective, run_of, seeded
@@ -241,7 +241,7 @@ def test_models_that_are_none() -> None:
     refused(
         SettingError, "a teacher is an nn.Module, the folder of one, or has read()", "got a int", run=run(teacher=[3])
     )
-    refused(SettingError, "resnet holds no transformers model", "save_pretrained", run=run(teacher=["resnet"]))
+    refused(CheckpointError, "resnet holds no transformers model", "save_pretrained", run=run(teacher=["resnet"]))
 
 
 def test_student_without_anything_to_train() -> None:

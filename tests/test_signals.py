@@ -276,10 +276,13 @@ def test_hugging_face_model_gives_logits_embedding_layers_and_hidden_states(bert
 
 
 def test_hugging_face_attention(bert: nn.Module) -> None:
-    with pytest.raises(SignalError, match=r"the teacher \(Bert\w+\) cannot give '\.attention': .*'eager'"):
-        Net(bert).read([".attention"], owner="teacher")
-    bert.set_attn_implementation("eager")
-    teacher = Frozen(bert)
+    import transformers
+
+    if int(transformers.__version__.split(".")[0]) > 4:  # 4 takes another attention by itself
+        with pytest.raises(SignalError, match=r"the teacher \(Bert\w+\) cannot give '\.attention': .*'eager'"):
+            Net(bert).read([".attention"], owner="teacher")
+    bert.config._attn_implementation = "eager"
+    teacher = Frozen(type(bert)(bert.config))
     teacher.read([".attention"])
     maps = teacher(TOKENS).attention
     assert [layer.shape for layer in maps] == [(2, 2, 3, 3)] * 2

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from limbeck import CE, KL, SGD, UNLABELLED, Data, Run
 from limbeck.data.text import Bytes, Tokens
-from limbeck.errors import SettingError
+from limbeck.errors import SettingError, ShapeError
 from limbeck.generate import generate
 from limbeck.signals import Headless, as_net
 
@@ -82,6 +82,29 @@ def test_logits_are_made_when_wanted_and_are_the_model_s_own(kind: str) -> None:
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["GPT2", "Llama", "Gemma2"])
+def test_adapters_are_asked_as_their_models_are(kind: str) -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    model = peft.get_peft_model(build(kind), config).eval()
+    net, x = as_net(model), {"input_ids": torch.randint(V, (2, 9))}
+    assert isinstance(net.hand_over, Headless)
+    torch.testing.assert_close(net(x).logits, model(**x).logits, rtol=1e-4, atol=1e-5)
+    assert net.hand_over.exact
+    before = model.generation_config, model.get_base_model().generation_config
+    ids, _ = generate(model, PROMPTS, LENGTHS, new=6, temperature=0)
+    assert (model.generation_config, model.get_base_model().generation_config) == before
+    for row, length in zip(ids, LENGTHS, strict=True):
+        assert torch.equal(row[: length + 6], greedy(model, row[:length], 6, V))
+
+
+def test_learnt_prompts_are_asked_as_a_whole() -> None:
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(build("Llama"), peft.PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM"))
+    x = {"input_ids": torch.randint(V, (2, 9))}
+    torch.testing.assert_close(as_net(model.eval())(x).logits, model(**x).logits)
+
+
 @pytest.mark.parametrize("kind", CAUSAL)
 def test_models_learn_from_each_other_and_padding_changes_nothing(kind: str) -> None:
     first, again = (fitted(build(kind), build("Llama", 1), pairs(noise)) for noise in (0, 1))
@@ -108,6 +131,54 @@ def test_a_saved_model_is_a_teacher_by_its_folder(tmp_path: Path) -> None:
         data = pairs() if teacher.config.model_type == "gemma2" else sequences()
         a, b = (fitted(make(0), given, data) for given in (teacher, str(tmp_path)))
         assert a.history[-1]["loss"] == b.history[-1]["loss"]
+
+
+# ---- what a newcomer types ------------------------------------------------------------------------------------------
+
+
+def packed(length: int) -> tuple[Tensor, Tensor]:
+    ids = torch.randint(256, (8, length), generator=torch.Generator().manual_seed(0))
+    labels = ids.clone()
+    labels[:, :3] = -100
+    return ids, labels
+
+
+def listed() -> list[dict[str, list[int]]]:
+    """As the datasets library has them."""
+    return [{"input_ids": a.tolist(), "labels": b.tolist()} for a, b in zip(*packed(12), strict=True)]
+
+
+def test_their_labels_of_nothing_are_ours() -> None:
+    ids, labels = packed(12)
+    ours = Tokens({"input_ids": ids}, labels.masked_fill(labels == -100, UNLABELLED), Bytes())
+    theirs = Tokens({"input_ids": ids}, labels, Bytes()), Data(listed(), classes=Bytes.vocab_size)
+    losses = [fitted(build("Llama"), build("Llama", 1), data).history[-1]["loss"] for data in (ours, *theirs)]
+    assert max(losses) == pytest.approx(min(losses), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda ids, y: Tokens({"input_ids": ids}, torch.full_like(y, -100), Bytes()), "no token has a label"),
+        (lambda ids, y: Data({"input_ids": ids[:, :-1]}, ids[:, 1:]), "these labels are of the next tokens"),
+        (lambda ids, y: Data({"input_ids": ids}), r"of texts with labels \(n, length\)"),
+    ],
+)
+def test_labels_that_teach_nothing_or_something_else(make: Any, complaint: str) -> None:
+    run = Run(student=build("Llama"), teacher=build("Llama", 1), data=make(*packed(12)), method=KL(2.0))
+    with pytest.raises(ValueError, match=complaint):
+        run.setup()
+
+
+@pytest.mark.parametrize("kind", ["GPT2", "OPT"])
+def test_what_a_model_lacks_is_told(kind: str) -> None:
+    long, other = packed(65)[0], packed(12)[0] + 100
+    for ids, complaint in ((long, "It has 64 places, and here are 65 tokens"), (other, f"It has {V} tokens, and here")):
+        with pytest.raises(ShapeError, match=complaint):
+            Run(student=build(kind), data=Data({"input_ids": ids}, ids % 256), method=CE()).setup()
+    x = {"input_ids": packed(12)[0]}
+    with pytest.raises(ShapeError, match="give decoder_input_ids among the inputs"):
+        Run(student=t5(), data=Data(x, x["input_ids"]), method=CE()).setup()
 
 
 # ---- sequence to sequence -------------------------------------------------------------------------------------------
@@ -156,7 +227,7 @@ def test_the_most_probable_continuation_is_the_model_s_own(kind: str, vocabulary
         assert not row[length + 6 :].any()
 
 
-@pytest.mark.parametrize("kind", ["GPT2", "Llama"])
+@pytest.mark.parametrize("kind", ["GPT2", "Llama", "OPT"])
 def test_texts_fill_the_positions_that_there_are(kind: str) -> None:
     name = "n_positions" if kind == "GPT2" else "max_position_embeddings"
     model = build(kind, **{name: 8})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from limbeck.data import UNLABELLED, Batch, Data
+from limbeck.data import UNLABELLED, Batch, Data, given
 from limbeck.errors import DataError, LimbeckError, SettingError, ShapeError
 from limbeck.objective import Objective, as_terms
 from limbeck.schedules import Clock
@@ -40,6 +40,23 @@ def examples(data: Data) -> None:
         finite("inputs", data.x, data.masks.get("valid"))
     if data.y is not None and data.num_classes is not None:
         in_range(data.y, data.num_classes)
+    if data.of_tokens:
+        tokens(given(data.y), data.x.get("input_ids") if isinstance(data.x, Mapping) else None)
+
+
+def tokens(y: Tensor, ids: Any) -> None:
+    """Labels of tokens (n, length), and the ids that they are of, where those are known."""
+    labelled = y[:, 1:] != UNLABELLED
+    if not bool(labelled.any()):
+        raise DataError(
+            f"no token has a label ({UNLABELLED} and -100 are none; the first of a text is predicted from nothing): "
+            f"there is nothing to learn. Have prompts and padding eaten up the texts?"
+        )
+    if isinstance(ids, Tensor) and ids.shape == y.shape:
+        ahead = y[:, :-1] != UNLABELLED
+        own = torch.equal(y[:, 1:][labelled], ids[:, 1:][labelled])
+        if not own and torch.equal(y[:, :-1][ahead], ids[:, 1:][ahead]):
+            raise DataError("these labels are of the next tokens: give each token its own, they are shifted here")
 
 
 def labels(batch: Batch, num_classes: int | None) -> None:
@@ -96,22 +113,37 @@ def probe(run: Run) -> tuple[dict[tuple[str, str], tuple[int, ...]], int | None]
 
 def answer(role: str, net: Any, batch: Batch) -> Output:
     """The output of a model on the batch; an input that it cannot take is described."""
+    model = getattr(net, "net", net)
+    module = getattr(model, "module", model)
+    lacks = lacking(module, batch.of(role).view("x"))  # asked before: afterwards a GPU may not answer
     try:
         output = Player(batch, role, net)("x")
     except (TypeError, RuntimeError, ValueError, IndexError) as error:
         if isinstance(error, LimbeckError):
             raise
-        model = getattr(net, "net", net)
-        name = type(getattr(model, "module", model)).__name__
-        mend = "Hand it over another way with Net(model, forward=lambda module, x: ...)"
-        if isinstance(error, IndexError) and batch.vocabulary is not None:
-            mend = f"The vocabulary has {batch.vocabulary} tokens: build the model for as many"
-        raise ShapeError(
-            f"the {role} ({name}) cannot take this input ({described(batch.view('x'))}): {error}. {mend}"
-        ) from error
+        mend = lacks or "Hand it over another way with Net(model, forward=lambda module, x: ...)"
+        name, x = type(module).__name__, described(batch.view("x"))
+        raise ShapeError(f"the {role} ({name}) cannot take this input ({x}): {error}. {mend}") from error
     if ".logits" in output.shapes:
         finite(f"logits of the {role}", output.logits)
     return output
+
+
+def lacking(model: Any, x: Any) -> str:
+    """What a language model has too little of for these tokens, as its config says."""
+    ids, config = x.get("input_ids") if isinstance(x, Mapping) else None, getattr(model, "config", None)
+    if not isinstance(ids, Tensor) or ids.dim() != 2:
+        return ""
+    tokens = getattr(config, "vocab_size", getattr(model, "vocab_size", None))
+    places, last = getattr(config, "max_position_embeddings", None), int(ids.max())
+    found = []
+    if tokens is not None and last >= tokens:
+        found.append(f"It has {tokens} tokens, and here is number {last}: build it for the tokenizer's vocabulary")
+    if places is not None and ids.shape[1] > places:
+        found.append(f"It has {places} places, and here are {ids.shape[1]} tokens: take shorter texts")
+    if getattr(config, "is_encoder_decoder", False) and "decoder_input_ids" not in x:
+        found.append("Its decoder has nothing to read: give decoder_input_ids among the inputs")
+    return ". ".join(found)
 
 
 def dry_step(run: Run) -> None:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -22,6 +22,7 @@ from limbeck.models import build
 from limbeck.onnx import Runtime, as_called, need_onnx
 from limbeck.own import own
 from limbeck.signals import Net, Normalize, as_net
+from limbeck.teachers import pretrained
 
 CONFIG, WEIGHTS, ONNX, INT8, HF = "config.json", "student.safetensors", "student.onnx", "student.int8.onnx", "hf"
 HEADS: dict[str, Any] = {kind.__name__: kind for kind in (DualHead, Subclasses)}  # that methods put on a student
@@ -135,20 +136,6 @@ def builder_of(reference: str | None, trust: bool, folder: Path) -> Builder:
         )
     function: Builder = own(reference)
     return function
-
-
-def pretrained(folder: Path) -> nn.Module:
-    """A model of transformers' own classes; code in the folder is never run."""
-    import transformers
-
-    name = json.loads((folder / CONFIG).read_text())["architectures"][0]
-    kind = getattr(transformers, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
-        raise CheckpointError(
-            f"{folder} is of a {name}, no class of transformers: {name}.from_pretrained({str(folder)!r})"
-        )
-    model: nn.Module = cast(Any, kind).from_pretrained(folder, local_files_only=True, use_safetensors=True)
-    return model
 
 
 def refuse_pickled(path: Path) -> None:

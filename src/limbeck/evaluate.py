@@ -198,10 +198,10 @@ def _call(net: nn.Module, x: Inputs) -> object:
 
 def _seconds(net: nn.Module, x: Inputs) -> float:
     device = _device(net)
-    _synchronise(device)
+    synchronise(device)
     start = time.perf_counter()
     _call(net, x)
-    _synchronise(device)
+    synchronise(device)
     return time.perf_counter() - start
 
 
@@ -273,7 +273,7 @@ def _device(net: nn.Module) -> torch.device | None:
     return next((tensor.device for tensors in (net.parameters(), net.buffers()) for tensor in tensors), None)
 
 
-def _synchronise(device: torch.device | None) -> None:
+def synchronise(device: torch.device | None) -> None:
     if device is not None and device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device is not None and device.type == "mps":

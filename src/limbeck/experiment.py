@@ -22,6 +22,7 @@ from limbeck import registry
 from limbeck.blocks.logit import CE
 from limbeck.data import UNLABELLED, Data, Texts, as_data, to_float
 from limbeck.data.named import Images, few_labels, load
+from limbeck.data.text import Tokens
 from limbeck.data.views import strong, weak
 from limbeck.errors import CheckpointError, SettingError, nearest
 from limbeck.judging import judge
@@ -141,7 +142,9 @@ def prepare(experiment: Experiment) -> Material:
     """Load the data and cut it as the settings say."""
     train, test = load(experiment.data)
     if not isinstance(train, Images | Texts):
-        raise SettingError(f"{experiment.data} gives {type(train).__name__}; limbeck.data's Images or Texts are needed")
+        mend = "language models are distilled in Python: Run(data=tokens, ...)" if isinstance(train, Tokens) else ""
+        mend = mend or "limbeck.data's Images or Texts are needed"
+        raise SettingError(f"{experiment.data} gives {type(train).__name__}; {mend}")
     if isinstance(train, Texts) and (experiment.augment or "strong" in needs(experiment)):
         raise SettingError(f"{experiment.data} is texts, for which there is no augmented view")
     x, y = train.x, train.y

@@ -30,7 +30,6 @@ from limbeck.deployed import (
     Student,
     load,
     load_onnx,
-    pretrained,
     readme,
     rebuild,
     refuse_pickled,
@@ -51,6 +50,7 @@ from limbeck.experiment import (
 from limbeck.judging import environment
 from limbeck.onnx import Runtime, named, need_onnx, quiet, write_int8, write_onnx
 from limbeck.signals import Net, Normalize, Tap, as_net
+from limbeck.teachers import pretrained
 
 __all__ = ["FORMATS", "export", "export_run", "load", "load_onnx"]
 

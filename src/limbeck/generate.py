@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from limbeck.errors import SettingError
 from limbeck.evaluate import evaluating
 from limbeck.models.gpt import GPT
+from limbeck.signals import bare
 
 
 @torch.no_grad()
@@ -53,7 +55,7 @@ def generate(
     if draws is None:
         draws = torch.rand(len(input_ids), new, generator=generator)
     draw = Draw(draws.to(input_ids.device), temperature, top_p)
-    module, other = (getattr(each, "module", each) for each in (model, other))
+    module, other = (bare(getattr(each, "module", each)) for each in (model, other))
     with evaluating(module), evaluating(module if other is None else other):
         if share > 0:
             draw.other, draw.share = speaking(other, input_ids, lengths, new, vocabulary), share
@@ -120,7 +122,9 @@ def speaking(
         ids, mask = left_padded(input_ids, lengths)
         places, cache = (mask.cumsum(1) - 1).clamp(min=0), None
         while True:
-            settings = {"attention_mask": mask, "position_ids": places.clamp(max=room(model, places.max() + 1) - 1)}
+            settings = {"attention_mask": mask}
+            if placed(model):
+                settings["position_ids"] = places.clamp(max=room(model, places.max() + 1) - 1)
             output = model(input_ids=ids, past_key_values=cache, use_cache=True, **settings)
             token = yield output.logits[:, -1, :vocabulary]
             ids, places, cache = token[:, None], places[:, -1:] + 1, output.past_key_values
@@ -139,6 +143,11 @@ def left_padded(input_ids: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
 def room(model: Any, otherwise: Any) -> int:
     """The positions that a transformers model was made for."""
     return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or otherwise)
+
+
+def placed(model: Any) -> bool:
+    """Whether it is told where its tokens stand."""
+    return "position_ids" in signature(model.forward).parameters
 
 
 def ours(
@@ -181,11 +190,14 @@ def theirs(
 
     def within(module: Any, args: Any, settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """A long prompt's row goes on while shorter ones need it; there are no more positions for it to be at."""
-        if settings.get("position_ids") is not None:
-            settings["position_ids"] = settings["position_ids"].clamp(max=most - 1)
+        places = settings.get("position_ids")
+        if places is None and placed(model):  # OPT counts them itself
+            places = (settings["attention_mask"].cumsum(1) - 1)[:, -settings["input_ids"].shape[1] :]
+        if places is not None:
+            settings["position_ids"] = places.clamp(0, most - 1)
         return args, settings
 
-    hook = model.base_model.register_forward_pre_hook(within, with_kwargs=True)
+    hook = model.register_forward_pre_hook(within, with_kwargs=True)
     # In the model's place for them: its own would fill in what these leave open, such as a repetition penalty.
     own, model.generation_config = model.generation_config, settings
     try:

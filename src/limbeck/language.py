@@ -13,7 +13,7 @@ from torch import Tensor
 from limbeck.data import Batch
 from limbeck.data.text import Tokens
 from limbeck.errors import DataError, SettingError
-from limbeck.evaluate import evaluating
+from limbeck.evaluate import evaluating, synchronise
 from limbeck.generate import generate
 from limbeck.losses.logit import cross_entropy, kl
 from limbeck.step import Player
@@ -76,11 +76,9 @@ def speed(model: Any, prompts: Tensor, *, new: int = 64, repetitions: int = 3) -
     lengths = torch.full((len(prompts),), prompts.shape[1], device=prompts.device)
     seconds = []
     for _ in range(repetitions + 1):
-        if prompts.is_cuda:
-            torch.cuda.synchronize()
+        synchronise(prompts.device)
         start = time.perf_counter()
         generate(model, prompts, lengths, new=new, generator=torch.Generator().manual_seed(0))
-        if prompts.is_cuda:
-            torch.cuda.synchronize()
+        synchronise(prompts.device)
         seconds.append(time.perf_counter() - start)
     return len(prompts) * new / sorted(seconds[1:])[repetitions // 2]

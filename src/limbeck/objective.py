@@ -51,7 +51,8 @@ class Term:
             if self.value.shape != (step.rows,):
                 raise ShapeError(
                     f"a term of {tuple(self.value.shape)} for a batch of {step.rows} examples: return one number per "
-                    f"example, or Term(value, where=...) with a mask of its shape"
+                    f"example, or Term(value, where=...) with a mask of its shape; of texts with "
+                    f"labels (n, length), each token is an example"
                 )
             return self.value.sum() / step.counts[None]
         mask = step.mask(self.where)

@@ -337,6 +337,14 @@ def as_net(model: nn.Module) -> Net:
     return Net(model, forward=Headless() if Headless.fits(model) else None)
 
 
+def bare(model: nn.Module) -> Any:
+    """The model within that an adapter of peft was put into; itself, where there is none, or where it adds tokens."""
+    adapter: Any = getattr(model, "active_peft_config", None)
+    if adapter is None or adapter.is_prompt_learning:
+        return model
+    return model.get_base_model()  # type: ignore[operator]
+
+
 class Headless:
     """How a transformers language model is asked: its body runs, and its logits are made when they are wanted. At the
     first batch it is compared with the whole model, and given up if the logits are not just its head's."""
@@ -346,6 +354,7 @@ class Headless:
 
     @staticmethod
     def fits(model: nn.Module) -> bool:
+        model = bare(model)
         config = getattr(model, "config", None)
         if config is None or getattr(config, "is_encoder_decoder", False):
             return False
@@ -355,7 +364,7 @@ class Headless:
     def __call__(self, model: Any, x: Any) -> Any:
         if self.exact is None:
             self.exact = isinstance(x, Mapping) and self.compared(model, x)
-        return self.short(model, x) if self.exact else hand_over(model, x)
+        return self.short(bare(model), x) if self.exact else hand_over(model, x)
 
     def short(self, model: Any, x: Mapping[str, Any]) -> Output:
         config, head = model.config, model.get_output_embeddings()
@@ -371,7 +380,7 @@ class Headless:
             with torch.no_grad():
                 model.eval()
                 few = {name: part[:1] if isinstance(part, Tensor) and part.dim() else part for name, part in x.items()}
-                short, whole = self.short(model, few).logits, as_signals(hand_over(model, few))[".logits"]
+                short, whole = self.short(bare(model), few).logits, as_signals(hand_over(model, few))[".logits"]
                 return torch.allclose(short, whole, rtol=1e-4, atol=1e-4 * float(whole.abs().max()))  # type: ignore[arg-type, union-attr]
         except (AttributeError, KeyError, RuntimeError, TypeError):
             return False

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from limbeck.errors import SettingError
+from limbeck.errors import CheckpointError, SettingError
 from limbeck.signals import Net, Output, as_net
 from limbeck.targets import pooled
 
@@ -147,7 +147,7 @@ def only(teachers: Sequence[Any]) -> Any:
 def as_teacher(teacher: Any) -> Any:
     """A teacher as it is (it can `read`), or a module, frozen; a folder is that of a transformers model."""
     if isinstance(teacher, str | Path):
-        teacher = saved(Path(teacher))
+        teacher = pretrained(Path(teacher))
     if isinstance(teacher, nn.Module) and not isinstance(teacher, Frozen | Committee) and not is_teacher(teacher):
         return Frozen(teacher)
     if isinstance(teacher, nn.Module) or is_teacher(teacher):
@@ -158,20 +158,24 @@ def as_teacher(teacher: Any) -> Any:
     )
 
 
-def saved(folder: Path) -> nn.Module:
+def pretrained(folder: Path) -> nn.Module:
     """A transformers model from the folder where `save_pretrained` put it: causal, seq2seq or a classifier, whichever
-    it was. Weights are safetensors only, and no code of the folder is run."""
+    it was. Weights are safetensors only, and no code of the folder is run. Raises CheckpointError."""
     if not (folder / "config.json").is_file():
-        raise SettingError(
-            f"{folder} holds no transformers model (no config.json): give the folder of save_pretrained, or the model"
+        what = (
+            "an adapter, not a whole model" if (folder / "adapter_config.json").is_file() else "no transformers model"
+        )
+        raise CheckpointError(
+            f"{folder} holds {what} (no config.json): give the folder of save_pretrained, or the model itself"
         )
     import transformers
 
-    names = json.loads((folder / "config.json").read_text()).get("architectures") or ["AutoModel"]
-    kind = getattr(transformers, names[0], None)
+    name = (json.loads((folder / "config.json").read_text()).get("architectures") or ["model without a name"])[0]
+    kind = getattr(transformers, name, None)
     if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
-        raise SettingError(
-            f"transformers knows no {names[0]}, which {folder} holds: load the model and give it as it is"
+        raise CheckpointError(
+            f"{folder} holds a {name}, no class of transformers, and no code of a folder is run: load the model and "
+            f"give it as it is"
         )
     model: nn.Module = cast(Any, kind).from_pretrained(folder, local_files_only=True, use_safetensors=True)
     return model

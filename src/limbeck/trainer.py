@@ -7,6 +7,7 @@ trainer.train()
 from __future__ import annotations
 
 import math
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from transformers import Trainer, TrainerCallback
 
 from limbeck import checkpoint
+from limbeck.data import IGNORED
 from limbeck.data.collated import Collated, Numbered, collate
 from limbeck.errors import SettingError
 from limbeck.objective import Objective
@@ -91,11 +93,17 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
     def get_batch_samples(self, *given: Any) -> Any:
         """All micro-batches of an optimiser step: here they are prepared, and counted together."""
         batches, _ = super().get_batch_samples(*given)
+        if not batches:  # transformers 4 asks once more at the end of an epoch
+            return batches, None
         self.run.bundle.train()
         clock = self.clock()
         if clock.step == 0:  # of a new stage
             self.optimizer.state.clear()
         self.steps = self.run.prepare([self.run.on_device(self.data.batch(inputs)) for inputs in batches], clock)
+        if not any(step.rows for step in self.steps):
+            warnings.warn(
+                f"no row of step {clock.step} has a label: all are {IGNORED}, and it teaches nothing", stacklevel=2
+            )
         batches = [{**inputs, ".step": step} for inputs, step in zip(batches, self.steps, strict=True)]
         return batches, self.steps[0].counts[None]
 
@@ -143,6 +151,8 @@ def refuse(model: Any, args: Any, settings: dict[str, Any]) -> None:
     if unfit or settings.get("compute_loss_func") or args.n_gpu > 1:
         what = unfit or ["compute_loss_func, or several GPUs but for torchrun"]
         raise SettingError(f"the loss is the method's, by one process for each GPU: leave out {', '.join(what)}")
+    if model is None:
+        raise SettingError("model_init makes a student for each training, and a run has one: give model=model_init()")
     name = type(model).__name__
     if name.endswith(("ForMaskedLM", "ForTokenClassification", "ForQuestionAnswering")):
         raise SettingError(

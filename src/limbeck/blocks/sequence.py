@@ -114,11 +114,11 @@ class CertaintyForcing(Objective):
 
     def prepare(self, batch: Batch, step: Step, state: Any) -> Batch:
         x = batch.view("x")
-        if batch.positions is None or "input_ids" not in x:
+        if batch.predicted is None or "input_ids" not in x:
             raise SettingError("tokens can be masked in sequences of them: data with input_ids and labels (n, length)")
         ids = x["input_ids"]
         u = uniform(step.run.seed, batch.index, epoch=step.run.steps_done, stream="masking", n=1 + ids.shape[1])
-        masks = semi_autoregressive(batch.positions.roll(1, 1), u, block=self.block, ratio=self.ratio)
+        masks = semi_autoregressive(batch.predicted, u, block=self.block, ratio=self.ratio)
         for name, hidden in (("first", masks.first), ("second", masks.second)):
             batch.made[name] = {**x, "input_ids": ids.masked_fill(hidden | masks.after, self.mask_token)}
             batch.masks[name] = hidden

@@ -159,12 +159,12 @@ class MaskedLM(Objective):
 
     def prepare(self, batch: Batch, step: Step, state: Any) -> Batch:
         x = batch.view("x")
-        if batch.positions is None or batch.vocabulary is None or "input_ids" not in x:
+        if batch.predicted is None or batch.vocabulary is None or "input_ids" not in x:
             raise SettingError("tokens can be masked in sequences of them: data with input_ids and labels (n, length)")
         ids, n = x["input_ids"], x["input_ids"].shape[1]
         u = uniform(step.run.seed, batch.index, epoch=step.run.steps_done, stream="masked", n=3 * n)
         chosen, how, other = u.view(-1, 3, n).unbind(1)
-        hidden = (chosen < self.share) & batch.positions.roll(1, 1)
+        hidden = (chosen < self.share) & batch.predicted
         anything = (other * batch.vocabulary).long()
         filled = torch.where(how < 0.8, self.mask_token, torch.where(how < 0.9, anything, ids))
         batch.made["masked"] = {**x, "input_ids": torch.where(hidden, filled, ids)}

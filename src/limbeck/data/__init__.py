@@ -27,6 +27,10 @@ from limbeck.errors import DataError, SettingError, SignalError, nearest
 View = Callable[[Any, Draw], Any]
 
 
+IGNORED = -100
+"""transformers' label of what does not count, taken for UNLABELLED."""
+
+
 class Batch:
     """Some examples: raw inputs, labels (or None), ids, masks; views are made when they are asked for, once."""
 
@@ -89,6 +93,11 @@ class Batch:
             return None
         return F.pad(self.y[:, 1:] != UNLABELLED, (0, 1))
 
+    @cached_property
+    def predicted(self) -> Tensor | None:
+        """(b, n) bool, the tokens at whose place before `positions` is True: those that have a label, but the first."""
+        return None if self.positions is None else self.positions.roll(1, 1)
+
     @property
     def rows(self) -> int:
         """How many the step has: examples, or the tokens to be predicted."""
@@ -110,7 +119,7 @@ class Batch:
     def row_of(self, x: Tensor) -> Tensor:
         """What belongs to each of the rows, of (b, ...) or, where labels are of tokens, of (b, n, ...): that of the
         token itself, not of the place before it, where it is predicted."""
-        return x if self.positions is None else x[self.positions.roll(1, 1)]
+        return x if self.predicted is None else x[self.predicted]
 
     def mask(self, name: str) -> Tensor:
         """A mask by name; "labelled" and "unlabelled" follow from the labels, "sequences" has each example."""
@@ -163,10 +172,11 @@ class Data:
     """In-memory or map-style examples.
 
     x: a tensor (n, ...) or mapping of such, or a map-style Dataset whose items are `(input, label)`, `input`, or
-        mappings with a key "label", "labels" or "y" (Hugging Face data sets too).
+        mappings with a key "label", "labels" or "y" (Hugging Face data sets too: lists of numbers become tensors).
     y: (n,) int64 class labels, UNLABELLED (-1) where there is none; None if x holds them, or there are none. For
         sequences of tokens (n, length): the token itself, UNLABELLED where it is not to be predicted, as in a prompt
         or in padding; a row of a step is then a token that has a label (see `Batch.positions`, and data.text).
+        transformers' -100 is taken for UNLABELLED.
     views: name -> view of the raw inputs; "x" is always there.
     masks: name -> (n,) bool, e.g. "valid": rows that are False count nowhere.
     classes: their names, or how many there are.
@@ -183,6 +193,7 @@ class Data:
         workers: int = 0,
         collate: Callable[[list[Any]], Any] | None = None,
     ) -> None:
+        y = None if y is None else as_labels(y)
         self.x, self.y = x, y
         self.in_memory = isinstance(x, Tensor | Mapping)
         self.views: dict[str, View] = {"x": plain, **(views or {})}
@@ -251,7 +262,7 @@ class Data:
             masks = {name: mask[index] for name, mask in self.masks.items()}
             if self.y is not None:
                 y = self.y[index]
-            vocabulary = self.num_classes if self.of_tokens else None
+            vocabulary = self.num_classes if isinstance(y, Tensor) and y.dim() > 1 else None
             settings = {"seed": seed, "epoch": epoch, "vocabulary": vocabulary, "speak": self.speak}
             yield Batch(inputs, y, index, views=self.views, masks=masks, **settings)  # type: ignore[arg-type]
 
@@ -265,12 +276,13 @@ class Data:
             items,
             batch_sampler=cast(Any, [index.tolist() for index in ids]),
             num_workers=self.workers,
-            collate_fn=self.collate,
+            collate_fn=self.collate or stacked,
             # Else the loader would draw from the global generator, and a resumed run from another place of it.
             generator=torch.Generator().manual_seed(seed),
         )
         for item in loader:
-            yield split_label(item)
+            inputs, y = split_label(item)
+            yield inputs, as_labels(y) if isinstance(y, Tensor) else y
 
     def example(self, rows: int = 2, *, seed: int = 0) -> Batch:
         """The first examples, for the dry step."""
@@ -387,6 +399,26 @@ def pick(x: Any, index: Tensor) -> Any:
     if isinstance(x, Mapping):
         return {key: pick(part, index) for key, part in x.items()}
     return tuple(pick(part, index) for part in x) if isinstance(x, tuple) else x[index]
+
+
+def stacked(items: list[Any]) -> Any:
+    """As torch does, but for lists of numbers in mappings, of which it would make a list of columns."""
+    if isinstance(items[0], Mapping):
+        items = [{name: as_tensor(part) for name, part in item.items()} for item in items]
+    return torch.utils.data.default_collate(items)
+
+
+def as_tensor(part: Any) -> Any:
+    try:
+        return torch.tensor(part) if isinstance(part, list) else part
+    except (TypeError, ValueError, RuntimeError):  # of texts or images, or ragged
+        return part
+
+
+def as_labels(y: Tensor) -> Tensor:
+    """With UNLABELLED where transformers has -100."""
+    ignored = y == IGNORED
+    return y.masked_fill(ignored, UNLABELLED) if bool(ignored.any()) else y
 
 
 def split_label(item: Any) -> tuple[Any, Tensor | None]:

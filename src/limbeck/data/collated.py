@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from limbeck.data import UNLABELLED, Batch, Data, plain
+from limbeck.data import IGNORED, Batch, Data, as_labels, plain
 from limbeck.data.text import HuggingFace
 from limbeck.errors import SettingError
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from limbeck.run import Run
 
 INDEX = ".index"  # where a collated batch has the ids of its examples
-IGNORED = -100  # transformers' label of what does not count
 
 Collator = Callable[[list[Any]], Any]
 
@@ -78,7 +77,7 @@ class Collated(Data):
             inputs["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(labels=y)
             y = y.roll(1, 1)
         if y is not None:
-            y = y.masked_fill(y == IGNORED, UNLABELLED)
+            y = as_labels(y)
         vocabulary = self.vocabulary if tokens else None
         return Batch(inputs, y, index, views={"x": plain}, seed=self.run.seed, vocabulary=vocabulary)
 

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 from limbeck.align import NONE, Piece, align, pieces
 from limbeck.data import View, given
 from limbeck.data.named import UNLABELLED
-from limbeck.data.text import Tokenizer, Tokens
+from limbeck.data.text import Tokenizer, Tokens, as_tokenizer, completed, several
 from limbeck.errors import DataError
 
 __all__ = ["Paired"]
@@ -50,8 +50,9 @@ class Paired(Tokens):
 
         Raises DataError where a tokenizer does not spell the text, or where the two do not agree within a block.
         """
+        tokenizer, teacher = as_tokenizer(tokenizer), as_tokenizer(teacher)
         aligned = Aligner(tokenizer, teacher)
-        found = [aligned(text) for text in texts]
+        found = [aligned(text) for text in several(texts)]
         if not found:
             raise DataError("there is no text")
         ids = [torch.cat([each.ids[side] for each in found]) for side in (0, 1)]
@@ -87,16 +88,17 @@ class Paired(Tokens):
     ) -> Paired:
         """(prompt, completion) texts, an end of text behind each: padded on the right, the student's cut at `length`
         tokens. Only the completion and its end are predicted. Raises DataError as `packed` and `Tokens.pairs`."""
-        pairs = list(pairs)
+        tokenizer, teacher, pairs = as_tokenizer(tokenizer), as_tokenizer(teacher), list(pairs)
         plain = Tokens.pairs(pairs, tokenizer, length)
         aligned, rows = Aligner(tokenizer, teacher), []
         for (prompt, completion), y in zip(pairs, given(plain.y), strict=True):
-            after, row = aligned(completion), []
+            both = [completed(maker, prompt, completion) for maker in (tokenizer, teacher)]
+            after, row = aligned.of([ids for _, ids in both], completion), []
             start = int((y != UNLABELLED).int().argmax())
             whole = start + len(after.ids[0]) <= length
             known = after.chunks[0].max() + 1 if whole else int(after.chunks[0][length - start])  # chunks not cut
-            for side, maker in ((0, tokenizer), (1, teacher)):
-                before = torch.tensor(maker.encode(prompt) or [maker.end])
+            for side in (0, 1):
+                before = torch.tensor(both[side][0])
                 nothing = torch.full_like(before, UNLABELLED)
                 ids, chunk = after.ids[side], after.chunks[side]
                 chunk = torch.where(chunk < known, chunk, NONE)
@@ -144,7 +146,10 @@ class Aligner:
         self.pieces: list[list[Piece]] = [pieces(each) for each in self.tokenizers]
 
     def __call__(self, text: str) -> Aligned:
-        ids = [[*each.encode(text), each.end] for each in self.tokenizers]
+        return self.of([[*each.encode(text), each.end] for each in self.tokenizers], text)
+
+    def of(self, ids: Sequence[Sequence[int]], text: str) -> Aligned:
+        """Of a text whose tokens are known."""
         chunks = align(*([said[i] for i in own] for said, own in zip(self.pieces, ids, strict=True)))
         if any(bool((chunk == NONE).any()) for chunk in chunks):
             raise DataError(

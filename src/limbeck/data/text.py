@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sysconfig
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, cached_property
@@ -128,7 +129,8 @@ class BPE:
 
 
 class HuggingFace:
-    """A byte-level tokenizer of transformers, such as GPT-2's or Llama 3's."""
+    """A tokenizer of transformers: byte-level as GPT-2's or Llama 3's, or of SentencePiece as Llama 2's or Gemma's.
+    Others, such as BERT's, can be learnt with, but do not say which bytes a token stands for."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
@@ -150,9 +152,25 @@ class HuggingFace:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def spell(self, token: int) -> bytes:
-        if token in self.tokenizer.all_special_ids:
-            return b""
-        return unwritten(self.tokenizer.convert_ids_to_tokens(token))
+        return self.spelled[token]
+
+    @cached_property
+    def spelled(self) -> list[bytes]:
+        """What each token stands for; nothing for a special one, and for a number without a token."""
+        added, special = self.tokenizer.added_tokens_decoder, set(self.tokenizer.all_special_ids)
+        tokens = {i: token for token, i in self.tokenizer.get_vocab().items() if i not in special}
+        learnt = [token for i, token in tokens.items() if i not in added]
+        if any("\u2581" in token for token in learnt):  # first: byte-level BPE never writes it
+            spelling = sentencepiece
+        elif any("\u0120" in token for token in learnt):
+            spelling = unwritten
+        else:
+            raise SettingError(
+                "this tokenizer does not say where its spaces are: take a byte-level one, or one of SentencePiece"
+            )
+        found = {i: spelling(token) for i, token in tokens.items() if i not in added}
+        found |= {i: token.content.encode() for i, token in added.items() if i in tokens and not token.special}
+        return [found.get(i, b"") for i in range(self.vocab_size)]
 
 
 @cache
@@ -168,6 +186,55 @@ def unwritten(token: str) -> bytes:
     return bytes(written()[character] for character in token)
 
 
+def sentencepiece(token: str) -> bytes:
+    """SentencePiece writes a space as U+2581, and a byte that is no character of its own as <0x0A>."""
+    byte = re.fullmatch("<0x([0-9A-F]{2})>", token)
+    return bytes.fromhex(byte[1]) if byte else token.replace("\u2581", " ").encode()
+
+
+def completed(tokenizer: Tokenizer, prompt: str, completion: str) -> tuple[list[int], list[int]]:
+    """The tokens of a prompt, and of its completion and the end of text: those of the text that they are together, if
+    it starts with the prompt's, else each on its own, without the space that some tokenizers put before a text."""
+    for start in (prompt, "", *STARTS):
+        before, both = tokenizer.encode(start), tokenizer.encode(start + completion)
+        after = both[len(before) :]
+        if both[: len(before)] == before and (start or not prompt or not led(tokenizer, after, completion)):
+            # The first token of all is predicted from nothing else.
+            return tokenizer.encode(prompt) or [tokenizer.end], [*after, tokenizer.end]
+    raise DataError(
+        f"this tokenizer puts a space before {completion[:20]!r} wherever it stands: let the prompt end before a space"
+    )
+
+
+STARTS = "\n", ".", "0", "a"
+"""Texts that a completion may go on with, so that no space is put before it."""
+
+
+def led(tokenizer: Tokenizer, ids: Sequence[int], text: str) -> bool:
+    """Are there spaces before a text that it has not itself?"""
+    spelled = b"".join(map(tokenizer.spell, ids))
+    return len(spelled) - len(spelled.lstrip(b" ")) > len(text) - len(text.lstrip(" "))
+
+
+def as_tokenizer(tokenizer: Any) -> Tokenizer:
+    """Ours as they are, and those of transformers."""
+    if hasattr(tokenizer, "convert_ids_to_tokens"):
+        return HuggingFace(tokenizer)
+    if not all(hasattr(tokenizer, name) for name in ("vocab_size", "end", "encode", "decode", "spell")):
+        raise SettingError(
+            f"a tokenizer is of limbeck.data.text or of transformers; got a {type(tokenizer).__name__}. BPE(tokenizer) "
+            f"takes one of the tokenizers library"
+        )
+    return tokenizer  # type: ignore[no-any-return]
+
+
+def several(texts: Iterable[str]) -> Iterable[str]:
+    """Not one, whose characters would be taken for texts."""
+    if isinstance(texts, str):
+        raise DataError("this is one text, and a list of them is asked for: write [text]")
+    return texts
+
+
 def speller(tokenizer: Tokenizer) -> Tensor:
     """(vocab_size,) how many bytes each token stands for: perplexities become bits per byte."""
     return torch.tensor([len(tokenizer.spell(token)) for token in range(tokenizer.vocab_size)])
@@ -181,6 +248,7 @@ class Tokens(Data):
     """
 
     def __init__(self, x: Mapping[str, Tensor], y: Tensor, tokenizer: Tokenizer, **settings: Any) -> None:
+        tokenizer = as_tokenizer(tokenizer)
         settings.setdefault("classes", tokenizer.vocab_size)
         super().__init__(x, y, **settings)
         if x["input_ids"].shape != y.shape:
@@ -191,7 +259,8 @@ class Tokens(Data):
     def packed(cls, texts: Iterable[str], tokenizer: Tokenizer, length: int, **settings: Any) -> Tokens:
         """Texts one after the other, an end of text behind each, cut into blocks of `length` tokens; every token of a
         block but the first is predicted. What does not fill a block is left out."""
-        ids = [i for text in texts for i in (*tokenizer.encode(text), tokenizer.end)]
+        tokenizer = as_tokenizer(tokenizer)
+        ids = [i for text in several(texts) for i in (*tokenizer.encode(text), tokenizer.end)]
         blocks = len(ids) // length if length > 1 else 0
         if not blocks:
             raise DataError(f"{len(ids)} tokens do not fill a block of {length}: give more text, or shorter blocks (2)")
@@ -202,10 +271,13 @@ class Tokens(Data):
     def pairs(cls, pairs: Iterable[tuple[str, str]], tokenizer: Tokenizer, length: int, **settings: Any) -> Tokens:
         """(prompt, completion) texts, an end of text behind each: padded on the right, cut at `length` tokens. Only the
         completion and its end are predicted."""
+        tokenizer = as_tokenizer(tokenizer)
         found, cut = [], 0
-        for prompt, completion in pairs:
-            before, after = tokenizer.encode(prompt), [*tokenizer.encode(completion), tokenizer.end]
-            before = before or [tokenizer.end]  # the first token of all is predicted from nothing else
+        for pair in pairs:
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise DataError(f"a pair is (prompt, completion), two texts; got {pair!r:.60}")
+            prompt, completion = pair
+            before, after = completed(tokenizer, prompt, completion)
             if len(before) >= length:
                 cut += 1
             found.append((before, after))
@@ -228,8 +300,11 @@ class Tokens(Data):
 
     @cached_property
     def token_bytes(self) -> Tensor:
-        """(vocab_size,) bytes that each token stands for."""
-        return speller(self.tokenizer)
+        """(vocab_size,) bytes that each token stands for; 0 where the tokenizer does not say."""
+        try:
+            return speller(self.tokenizer)
+        except SettingError:
+            return torch.zeros(self.tokenizer.vocab_size, dtype=torch.long)
 
 
 def python_source(*, held_out: int = 10) -> tuple[list[str], list[str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -82,6 +82,14 @@ class Block(nn.Module):
         return out
 
 
+@dataclass
+class Asked:
+    """What else a forward gives, set as in transformers' configs."""
+
+    output_hidden_states: bool = False
+    output_attentions: bool = False
+
+
 class GPT(nn.Module):
     """Token ids (b, n) -> an `Output` whose logits (b, n, vocab_size) are made when they are asked for.
 
@@ -105,7 +113,7 @@ class GPT(nn.Module):
         if width % (2 * heads):
             raise SettingError(f"each head has an even part of the width; got width={width} for heads={heads}")
         self.vocab_size, self.heads, self.softcap = vocab_size, heads, softcap
-        self.config = SimpleNamespace(output_hidden_states=False, output_attentions=False)
+        self.config = Asked()
         self.embed = nn.Embedding(vocab_size, width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.RMSNorm(width)

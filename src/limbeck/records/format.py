@@ -71,6 +71,11 @@ class Signal:
 
     def encode(self, values: Tensor, u: Tensor) -> np.ndarray[Any, Any]:
         """(rows, *shape) as (rows,) of `dtype`. u: (rows, positions), a number for each."""
+        if tuple(values.shape[1:-1]) != tuple(self.shape[:-1]):
+            raise RecordError(
+                f"a record's examples have one shape: those of {self.name!r} begin with {tuple(self.shape[:-1])}, and "
+                f"here is {tuple(values.shape[1:-1])}. Pad all texts to one length (a collator's padding='max_length')"
+            )
         rows = np.empty(len(values), self.dtype)
         coded = self.encoding.encode(values.flatten(0, -2), u.flatten())
         for name, field in coded.items():
