@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -88,6 +88,10 @@ class Asked:
 
     output_hidden_states: bool = False
     output_attentions: bool = False
+
+    def to_dict(self) -> dict[str, bool]:
+        """As peft reads it."""
+        return asdict(self)
 
 
 class GPT(nn.Module):
