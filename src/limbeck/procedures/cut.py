@@ -82,8 +82,15 @@ def cut(model: GPT, data: Data, *, heads: int, batch_size: int = 8) -> GPT:
     found, depth = importance(model, data, batch_size=batch_size), len(model.blocks)
     vocabulary, width = model.embed.weight.shape
     each = width // model.heads
-    tied = model.lm_head.weight is model.embed.weight
-    small = GPT(vocabulary, width=heads * each, depth=depth, heads=heads, tied=tied, softcap=model.softcap)
+    small = GPT(
+        vocabulary,
+        width=heads * each,
+        depth=depth,
+        heads=heads,
+        tied=model.lm_head.weight is model.embed.weight,
+        softcap=model.softcap,
+        causal=model.causal,
+    )
     hidden = largest(found.hidden, heads * each)
     every = torch.arange(vocabulary, device=hidden.device)
     places = {"embed.weight": (every, hidden), "lm_head.weight": (every, hidden), "norm.weight": (hidden,)}
