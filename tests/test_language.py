@@ -13,7 +13,7 @@ from limbeck.blocks.language import Among, OffPolicy, OnPolicy, RewardedKL
 from limbeck.data import UNLABELLED
 from limbeck.data.text import Bytes, Tokens
 from limbeck.errors import DataError, SettingError, ShapeError
-from limbeck.generate import generate
+from limbeck.generate import fill, generate
 from limbeck.language import distinct, scores
 from limbeck.models.gpt import GPT
 from limbeck.records import Cached, Record
@@ -429,6 +429,19 @@ def test_the_cache_gives_what_the_whole_text_gives(softcap: float | None) -> Non
         assert not row[end:].any()
 
 
+def test_both_sides_are_seen_but_padding_and_nothing_is_generated() -> None:
+    model, ids = gpt(causal=False).eval(), torch.randint(1, 257, (2, 5))
+    first = model(ids).logits[:, 0]
+    assert not torch.allclose(first, model(ids.clone().index_fill_(1, torch.tensor([4]), 0)).logits[:, 0])
+    padded = torch.nn.functional.pad(ids, (0, 3), value=7)
+    told = {"attention_mask": (torch.arange(8) < 5).long().expand(2, 8)}
+    for asked in (False, True):
+        model.config.output_attentions = asked
+        torch.testing.assert_close(model(padded, **told).logits[:, 0], first)
+    with pytest.raises(SettingError, match="causal=True"):
+        generate(model, ids, torch.tensor([5, 5]), new=1)
+
+
 def test_sampling_follows_the_probabilities_at_its_temperature() -> None:
     model = gpt(vocab_size=5).eval()
     prompt = torch.tensor([[1, 2, 3]]).expand(20_000, 3)
@@ -479,6 +492,41 @@ def test_texts_end_at_their_end_and_only_with_tokens_that_there_are() -> None:
     for row, end in zip(ids, ends.tolist(), strict=True):
         assert (row[2:end] == 3).nonzero().flatten().tolist() in ([end - 3], [])
         assert end == 22 or int(row[end - 1]) == 3
+
+
+class Copying(nn.Module):
+    """Says at the place before each token what `answers` has there; surer the closer it is to a known one."""
+
+    def __init__(self, answers: Tensor, scale: float) -> None:
+        super().__init__()
+        self.answers, self.scale = answers, nn.Parameter(torch.tensor(scale))
+        self.seen: list[Tensor] = []
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        self.seen.append(input_ids)
+        known = input_ids != 9
+        near = torch.stack([known[:, max(i - 1, 0) : i + 2].any(1) for i in range(known.shape[1])], 1)
+        margin = torch.where(near, self.scale, 0.5)[..., None]
+        said = margin * torch.nn.functional.one_hot(self.answers, 10)
+        return (said + 20 * torch.nn.functional.one_hot(torch.full_like(input_ids, 9), 10)).roll(-1, 1)
+
+
+def test_masked_tokens_are_filled_in_where_they_are_sure_block_by_block() -> None:
+    answers = torch.arange(8).expand(2, 8)
+    prompts = answers.clone()
+    prompts[0, 2:], prompts[1, 5:7] = 9, 9
+    for scale, block, steps in ((9.0, 32, [6, 1]), (0.6, 32, [6, 2]), (9.0, 3, [6, 1])):
+        model = Copying(answers, scale)
+        ids, found = fill(model, prompts, mask_token=9, block=block)
+        assert torch.equal(ids, answers)
+        assert found.tolist() == steps
+    all_at_once, found = fill(Copying(answers, 9.0), prompts, mask_token=9, sure=100.0)
+    assert torch.equal(all_at_once, answers)
+    assert found.tolist() == [1, 1]
+    assert fill(Copying(answers, 9.0), prompts, mask_token=9, block=4, sure=100.0)[1].tolist() == [2, 1]
+    assert fill(Copying(answers, 9.0), prompts, mask_token=9, sure=0.0)[1].max() == 6
+    with pytest.raises(SettingError, match="first token"):
+        fill(model, torch.full((1, 3), 9), mask_token=9)
 
 
 # ---- judging --------------------------------------------------------------------------------------------------------

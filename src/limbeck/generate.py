@@ -1,4 +1,4 @@
-"""Sampling from language models: batched, with a key-value cache, replayable."""
+"""Texts from language models: sampled in batches, with a key-value cache and replayable; or masked tokens filled in."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from limbeck.errors import SettingError
 from limbeck.evaluate import evaluating
 from limbeck.models.gpt import GPT
-from limbeck.signals import bare
+from limbeck.signals import as_net, bare
 
 
 @torch.no_grad()
@@ -74,6 +74,39 @@ def unable(module: Any) -> SettingError:
     return SettingError(
         f"a {type(module).__name__} cannot generate: take limbeck.models.GPT or a transformers causal language model"
     )
+
+
+@torch.no_grad()
+def fill(
+    model: Any, input_ids: Tensor, *, mask_token: int, block: int = 32, sure: float = 0.5
+) -> tuple[Tensor, Tensor]:
+    """Fill in masked tokens, in each text so many after so many: ids (b, n), and in how many steps (b,).
+
+    In each step the masked tokens of a text's first open block whose entropy is below `sure` nats become the most
+    probable ones, and in any case the surest does (Chen et al. 2025, dParallel, arXiv:2509.26488); at 0 it is one
+    token a step.
+
+    model: predicts a token at the place before it, as GPT(causal=False) does. input_ids (b, n): with `mask_token` where
+        a token is to be filled in, never at the first place.
+    """
+    if block < 1 or sure < 0:
+        raise SettingError(f"fill takes block >= 1 and sure >= 0; got block={block}, sure={sure}")
+    if bool((input_ids[:, 0] == mask_token).any()):
+        raise SettingError("the first token is predicted from nothing: it cannot be a masked one")
+    net, ids, steps = as_net(model), input_ids.clone(), torch.zeros_like(input_ids[:, 0])
+    blocks = ((ids == mask_token).cumsum(1) - 1) // block
+    with evaluating(net):
+        while bool((hidden := ids == mask_token).any()):
+            steps += hidden.any(1)
+            current = torch.where(hidden, blocks, ids.shape[1]).amin(1, keepdim=True)
+            logits = net({"input_ids": ids}).logits.roll(1, 1)
+            logits[..., mask_token] = -torch.inf
+            entropy = torch.distributions.Categorical(logits=logits.double()).entropy()
+            entropy = entropy.masked_fill(~hidden | (blocks != current), torch.inf)
+            surest = torch.zeros_like(hidden).scatter(1, entropy.argmin(1, keepdim=True), True)
+            now = (entropy < sure) | (surest & hidden)
+            ids = torch.where(now, logits.argmax(-1), ids)
+    return ids, steps
 
 
 @dataclass

@@ -7,7 +7,7 @@ from limbeck import CE, SGD, Run
 from limbeck.data.text import Bytes, Tokens
 from limbeck.errors import SettingError
 from limbeck.models.gpt import GPT
-from limbeck.procedures.cut import cut, importance
+from limbeck.procedures.cut import cut, cut_vocabulary, importance
 from tests.conformance import differences, seeded, trained
 
 HEADS, WIDTH, DEPTH = 4, 16, 2
@@ -93,3 +93,34 @@ def test_importance_is_the_slope_of_the_loss() -> None:
 def test_some_heads_are_kept() -> None:
     with pytest.raises(SettingError, match="heads=5"):
         cut(gpt(), DATA, heads=5)
+
+
+def test_a_smaller_vocabulary_says_the_same_of_its_own_tokens() -> None:
+    model = seeded(0, gpt)
+    before, ids = copy.deepcopy(model.state_dict()), DATA.x["input_ids"]
+    student = cut_vocabulary(model, ids, other=5)
+    torch.testing.assert_close(logits(student), logits(model))
+    assert sum(p.numel() for p in student.embed.parameters()) == (len(ids.unique()) + 1) * WIDTH
+    strange = torch.tensor([[int(ids[0, 0]), 200, 3]])
+    assert not (ids == 200).any()
+    with torch.no_grad():
+        said = student(strange).embedding
+        torch.testing.assert_close(said, model(strange.clone().index_fill_(1, torch.tensor([1, 2]), 5)).embedding)
+    trained(Run(student=student, data=DATA, method=CE(), epochs=1, batch_size=4, optimizer=SGD(0.1), accelerator="cpu"))
+    assert not torch.equal(student.embed.weight, cut_vocabulary(model, ids, other=5).embed.weight)
+    assert differences(model.state_dict(), before) == []
+    with pytest.raises(SettingError, match="0 to 256; got 5 to 300"):
+        cut_vocabulary(model, torch.tensor([7, 300]), other=5)
+
+
+def test_a_smaller_vocabulary_of_a_transformers_model_keeps_its_padding() -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    config = transformers.BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+                                     intermediate_size=16)  # fmt: skip
+    model = transformers.BertModel(config).eval()
+    ids = torch.tensor([[3, 9, 4, 0]])
+    student = cut_vocabulary(model, ids[:, :3], other=1).eval()
+    torch.testing.assert_close(student(ids).last_hidden_state, model(ids).last_hidden_state)
+    student(ids).last_hidden_state[..., 0].sum().backward()
+    slope = student.get_input_embeddings().embedding.weight.grad
+    assert slope.any(1).tolist() == [False, False, True, True, True]  # padding, the unknown, the text's

@@ -1,4 +1,4 @@
-"""Methods of the family transfer, on sentences that are images (`words.py`); LoRID's are digits in order."""
+"""Methods of the family transfer, on sentences that are images (`words.py`); LoRID reorders digits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 import random
 from collections import Counter
 from functools import cache
-from itertools import permutations
+from itertools import permutations, product
 
 import torch
 from sklearn.metrics import roc_auc_score
@@ -263,60 +263,69 @@ def auc(model: nn.Module, x: dict[str, Tensor], same: Tensor) -> float:
     return 100 * float(roc_auc_score(same, model.eval()(**x).flatten()))
 
 
-# --- digits in order ----------------------------------------------------------------------------------------------
+# --- rules for the order of digits --------------------------------------------------------------------------------
 
-CHARACTERS = Characters("123456789=;k")
+#: Each letter is a rule.
+RULES = dict(zip("abcdef", permutations((1, 2, 3)), strict=True))
+CHARACTERS = Characters("0123456789=;k" + "".join(RULES))
 
 
 @cache
-def orders() -> list[tuple[str, str, str]]:
-    """(question, knowledge, reasoning): four different digits, the smallest, and its half and all in order."""
+def questions() -> list[tuple[str, str, str]]:
+    """(question, knowledge, reasoning): a rule and three digits, which of them the rule puts where, and what it gives,
+    first one digit and then all."""
+    rules = ((rule, "".join(digits)) for rule in RULES for digits in product("0123456789", repeat=3))
     found = []
-    for digits in permutations("123456789", 4):
-        ordered = "".join(sorted(digits))
-        found.append(("".join(digits) + "=", f"k{ordered[0]};", f"{ordered[:2]};{ordered}"))
-    return random.Random(0).sample(found, 500)
+    for rule, digits in random.Random(0).sample(list(rules), 800):
+        order = RULES[rule]
+        moved = "".join(digits[place - 1] for place in order)
+        found.append((f"{rule}{digits}=", f"k{''.join(map(str, order))};", f"{moved[0]};{moved}"))
+    return found
 
 
 def told(pairs: list[tuple[str, str]]) -> Tokens:
-    return Tokens.pairs(pairs, CHARACTERS, 18)
+    return Tokens.pairs(pairs, CHARACTERS, 16)
 
 
 @check(
     "lorid",
     baseline="the intuitive reasoner, greedy",
     claim="answers on which the two reasoners agree are right more often",
+    seeds=FRESH,
     settings={
-        "data": "150 times four digits, to be put in order, 200 more to test",
-        "model": "GPT of 2 blocks of 32, 25 epochs of all texts, then r = 8 in all attention, 10 epochs",
-        "sampling": "20 tries at temperature 0.7 (the authors: 1.5), top_p = 0.9",
+        "data": "600 times a letter and three digits, which it says how to reorder, 200 more to test",
+        "knowledge": "the order that the letter stands for",
+        "model": "GPT of 2 blocks of 48, 40 epochs of all texts, then r = 8 in all attention, 10 epochs",
+        "sampling": "20 tries at temperature 1 (the authors: 1.5), top_p = 0.9",
         "optimizer": "AdamW(Cosine(0.004)), batches of 64",
     },
 )
 def lorid(seed: int) -> Arms:
-    # The first setting, sums of which the models had 8 to 16 % right, gave -3.2 (-6.0 to -0.4) on the same seeds.
-    train, held = orders()[:150], orders()[300:]
+    # Sums of which the models had 8 to 16 % right gave -3.2 (-6.0 to -0.4) on seeds 0 to 4. Four digits to be sorted,
+    # with the smallest as knowledge, gave -20.4 (-24.2 to -16.6): on seed 20 the intuitive reasoner had 60 % right
+    # greedily and 29 % sampled, and the deep one 65 % and 27 %. Tuned on seed 20 to have knowledge that helps.
+    train, held = questions()[200:], questions()[:200]
     data = {
         "intuitive": told([(q, r) for q, _, r in train]),
         "knowledge": told([(q, k) for q, k, _ in train]),
         "deep": told([(q + k, r) for q, k, r in train]),
     }
     torch.manual_seed(seed)
-    model = GPT(CHARACTERS.vocab_size, width=32, depth=2, heads=2)
+    model = GPT(CHARACTERS.vocab_size, width=48, depth=2, heads=4)
     everything = told([pair for q, k, r in train for pair in ((q, r), (q, k), (q + k, r))])
-    learnt(model, CE(), everything, epochs=25, seed=seed)
+    learnt(model, CE(), everything, epochs=40, seed=seed)
     torch.manual_seed(seed)
     adapters.with_adapters(model, ["qkv", "out"], r=8, alpha=16)
     for name, texts in data.items():
         adapters.tuned(Run(student=model, data=texts, method=CE(), epochs=10, seed=seed, **STUDENT), name)
-    questions, right = [q for q, _, _ in held], [answer(r) for _, _, r in held]
+    asked, right = [q for q, _, _ in held], [answer(r) for _, _, r in held]
     rng = torch.Generator().manual_seed(seed)
-    agreed = adapters.agree(model, questions, CHARACTERS, answer, new=8, temperature=0.7, generator=rng)
+    agreed = adapters.agree(model, asked, CHARACTERS, answer, new=8, temperature=1.0, generator=rng)
     adapters.use(model, "intuitive")
-    greedy = adapters.written(model, questions, CHARACTERS, new=8, temperature=0.0)
-    votes = [Counter[str | None]() for _ in questions]
+    greedy = adapters.written(model, asked, CHARACTERS, new=8, temperature=0.0)
+    votes = [Counter[str | None]() for _ in asked]
     for _ in range(20):
-        said = adapters.written(model, questions, CHARACTERS, new=8, temperature=0.7, top_p=0.9, generator=rng)
+        said = adapters.written(model, asked, CHARACTERS, new=8, temperature=1.0, top_p=0.9, generator=rng)
         for vote, text in zip(votes, said, strict=True):
             vote[answer(text)] += 1
 

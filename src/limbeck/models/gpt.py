@@ -1,4 +1,4 @@
-"""A compact causal language model: Radford et al. 2019 with rotary places (Su et al. 2021) and RMS norms."""
+"""A compact language model, causal or not: Radford et al. 2019 with rotary places (Su et al. 2021) and RMS norms."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)
 
 
-class CausalAttention(nn.Module):
-    """Each token sees itself and those before: (b, n, dim) -> (b, n, dim)."""
+class Attention(nn.Module):
+    """Each token sees itself and those before, or all: (b, n, dim) -> (b, n, dim)."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, causal: bool) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.causal = heads, causal
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
 
@@ -44,17 +44,21 @@ class CausalAttention(nn.Module):
         turns: tuple[Tensor, Tensor],
         places: Tensor,
         seen: tuple[Tensor, Tensor] | None,
-        maps: list[Tensor] | None = None,
+        maps: list[Tensor] | None,
+        tokens: Tensor | None,
     ) -> Tensor:
+        """tokens (b, 1, 1, n): those to see, where it is not causal; None: all."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (b, heads, n, dim)
         q, k = turn(q, *turns), turn(k, *turns)
         if maps is not None:
-            later = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=x.device).triu(1)
-            scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(later, -torch.inf)
+            scores = q @ k.mT / q.shape[-1] ** 0.5
+            allowed = torch.ones_like(scores, dtype=torch.bool).tril() if self.causal else tokens
+            if allowed is not None:
+                scores = scores.masked_fill(~allowed, -torch.inf)
             maps.append(scores.softmax(-1))
             mixed = maps[-1] @ v
         elif seen is None:
-            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=tokens, is_causal=self.causal)
         else:
             rows = torch.arange(len(x), device=x.device)[:, None]
             for kept, new in zip(seen, (k, v), strict=True):  # (b, length, heads, dim)
@@ -69,10 +73,10 @@ class CausalAttention(nn.Module):
 class Block(nn.Module):
     """Attention, then a feed-forward net, each on the normalised input: (b, n, dim) -> (b, n, dim)."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, causal: bool) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.RMSNorm(dim), nn.RMSNorm(dim)
-        self.attention = CausalAttention(dim, heads)
+        self.attention = Attention(dim, heads, causal)
         self.mlp = feedforward(dim, 4 * dim)
 
     def forward(self, x: Tensor, *context: Any) -> Tensor:
@@ -99,6 +103,10 @@ class GPT(nn.Module):
 
     The embeddings are also the head's weight, unless `tied` is False. softcap: of the logits (see `Head`). What stands
     right of a token changes nothing, so sequences are padded on the right, with any id, and need no attention mask.
+    With causal=False each token sees all of them, but padding by an `attention_mask` (b, n), for objectives that hide
+    those to be predicted: MaskedLM, CertaintyForcing. Such a model writes by `limbeck.generate.fill` and has no
+    perplexity.
+
     Its `.hidden`, the embeddings and each block's output, and its `.attention`, probabilities (b, heads, n, n), are
     there for objectives that read them.
     """
@@ -112,14 +120,15 @@ class GPT(nn.Module):
         heads: int = 4,
         tied: bool = True,
         softcap: float | None = None,
+        causal: bool = True,
     ) -> None:
         super().__init__()
         if width % (2 * heads):
             raise SettingError(f"each head has an even part of the width; got width={width} for heads={heads}")
-        self.vocab_size, self.heads, self.softcap = vocab_size, heads, softcap
+        self.vocab_size, self.heads, self.softcap, self.causal = vocab_size, heads, softcap, causal
         self.config = Asked()
         self.embed = nn.Embedding(vocab_size, width)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(width, heads, causal) for _ in range(depth))
         self.norm = nn.RMSNorm(width)
         self.lm_head = nn.Linear(width, vocab_size, bias=False)
         self.apply(small)
@@ -135,6 +144,10 @@ class GPT(nn.Module):
 
     def cache(self, rows: int, length: int) -> Cache:
         """Room for what `forward` remembers of `rows` sequences of up to `length` tokens."""
+        if not self.causal:
+            raise SettingError(
+                "a GPT with causal=False does not write from left to right: take causal=True, or limbeck.generate.fill"
+            )
         weight = self.embed.weight
         shape = rows, length, self.heads, weight.shape[1] // self.heads
         return [(weight.new_zeros(shape), weight.new_zeros(shape)) for _ in self.blocks]
@@ -149,6 +162,7 @@ class GPT(nn.Module):
         inputs_embeds: Tensor | None = None,
         places: Tensor | None = None,
         cache: Cache | None = None,
+        attention_mask: Tensor | None = None,
         **_: Tensor,
     ) -> Output:
         """places (b or 1, n): of these tokens in the sequences, where a `cache` holds those before; these join it.
@@ -161,9 +175,10 @@ class GPT(nn.Module):
         if places is None:
             places = torch.arange(x.shape[1], device=x.device)[None]
         turns = rotary(places[:, None], x.shape[2] // self.heads)
+        tokens = None if self.causal or attention_mask is None else attention_mask.bool()[:, None, None]
         hidden, maps = [x], list[Tensor]() if self.config.output_attentions and cache is None else None
         for i, block in enumerate(self.blocks):
-            x = block(x, turns, places, None if cache is None else cache[i], maps)
+            x = block(x, turns, places, None if cache is None else cache[i], maps, tokens)
             hidden.append(x)
         signals: dict[str, Signal] = {EMBEDDING: self.norm(x)}
         if self.config.output_hidden_states:

@@ -1,13 +1,15 @@
 """A student that is cut out of its teacher.
 
 student = cut(teacher, data, heads=2)       # half of the heads, and of all widths
+student = cut_vocabulary(teacher, data.x["input_ids"], other=0)       # of some languages only
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +22,9 @@ from limbeck.models.gpt import GPT
 from limbeck.signals import as_net
 from limbeck.step import Player
 
-__all__ = ["Importance", "cut", "importance"]
+__all__ = ["Importance", "cut", "cut_vocabulary", "importance"]
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -82,8 +86,15 @@ def cut(model: GPT, data: Data, *, heads: int, batch_size: int = 8) -> GPT:
     found, depth = importance(model, data, batch_size=batch_size), len(model.blocks)
     vocabulary, width = model.embed.weight.shape
     each = width // model.heads
-    tied = model.lm_head.weight is model.embed.weight
-    small = GPT(vocabulary, width=heads * each, depth=depth, heads=heads, tied=tied, softcap=model.softcap)
+    small = GPT(
+        vocabulary,
+        width=heads * each,
+        depth=depth,
+        heads=heads,
+        tied=model.lm_head.weight is model.embed.weight,
+        softcap=model.softcap,
+        causal=model.causal,
+    )
     hidden = largest(found.hidden, heads * each)
     every = torch.arange(vocabulary, device=hidden.device)
     places = {"embed.weight": (every, hidden), "lm_head.weight": (every, hidden), "norm.weight": (hidden,)}
@@ -114,3 +125,52 @@ def largest(scores: Tensor, k: int) -> Tensor:
 
 def taken(weight: Tensor, rows: Tensor, columns: Tensor | None = None) -> Tensor:
     return weight[rows] if columns is None else weight[rows][:, columns]
+
+
+# --- a smaller vocabulary -----------------------------------------------------------------------------------------
+
+
+class SomeRows(nn.Module):
+    """Embeddings of some tokens of a vocabulary: ids (b, n) -> (b, n, width); all other tokens have that of `other`."""
+
+    rows: Tensor
+
+    def __init__(self, embedding: nn.Embedding, kept: Tensor, other: int) -> None:
+        super().__init__()
+        rows = torch.full((len(embedding.weight),), int((kept == other).nonzero()), device=kept.device)
+        rows[kept] = torch.arange(len(kept), device=kept.device)
+        self.register_buffer("rows", rows)
+        padding = None if embedding.padding_idx is None else int(rows[embedding.padding_idx])
+        self.embedding = nn.Embedding.from_pretrained(embedding.weight[kept].detach(), False, padding)
+
+    @property
+    def weight(self) -> Tensor:
+        weight: Tensor = self.embedding.weight
+        return weight
+
+    def forward(self, ids: Tensor) -> Tensor:
+        found: Tensor = self.embedding(self.rows[ids])
+        return found
+
+
+def cut_vocabulary(model: Model, ids: Tensor, *, other: int) -> Model:
+    """A trainable copy whose embeddings are those of the tokens in `ids`, of any shape, `other` and padding: for a
+    student of fewer languages than its teacher (Ansell et al. 2023, BiStil, arXiv:2306.01709). It reads the same ids,
+    those that are left out as `other`, the tokenizer's unknown token.
+
+    model: a GPT of ours or of transformers. A head over tokens stays whole, and learns for itself if it was tied.
+    """
+    student = copy.deepcopy(model).requires_grad_(True).train()
+    embedding = student.get_input_embeddings()  # type: ignore[operator]
+    places = [name for name, module in student.named_modules() if module is embedding]
+    size = len(embedding.weight)
+    kept = torch.cat([ids.flatten(), ids.new_tensor([other])]).to(embedding.weight.device)
+    if embedding.padding_idx is not None:
+        kept = torch.cat([kept, kept.new_tensor([embedding.padding_idx])])
+    kept = kept.unique()
+    if int(kept[0]) < 0 or int(kept[-1]) >= size:
+        raise SettingError(
+            f"tokens of a vocabulary of {size} are 0 to {size - 1}; got {int(kept[0])} to {int(kept[-1])}"
+        )
+    student.set_submodule(places[0], SomeRows(embedding, kept, other))
+    return student
