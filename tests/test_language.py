@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from limbeck import CE, JSD, KL, SGD, TAID, AdamW, Data, Output, ReverseKL, Run, SkewKL, TotalVariation, blocks
 from limbeck.blocks import tiles
 from limbeck.blocks.language import Among, OffPolicy, OnPolicy, RewardedKL
-from limbeck.data import UNLABELLED
+from limbeck.data import UNLABELLED, given
 from limbeck.data.text import Bytes, Tokens
 from limbeck.errors import DataError, SettingError, ShapeError
 from limbeck.generate import fill, generate
@@ -213,6 +213,14 @@ def test_a_large_record_is_decoded_a_few_rows_at_a_time(
     assert max(seen) == 4
     for name, weight in tiled.bundle.state_dict().items():
         torch.testing.assert_close(weight, dense.bundle.state_dict()[name], rtol=1e-3, atol=1e-5)
+
+
+def test_a_memory_of_tokens_wants_texts_of_one_length() -> None:
+    tokens = pairs()
+    items = [{"input_ids": ids, "labels": y} for ids, y in zip(tokens.x["input_ids"], given(tokens.y), strict=True)]
+    with pytest.raises(SettingError, match="a row is a token of texts of any length: give data in memory"):
+        run(make("ps_kd"), data=Data(items, classes=257)).setup()
+    assert tokens.num_rows == given(tokens.y).numel()
 
 
 # ---- texts that the student writes ----------------------------------------------------------------------------------

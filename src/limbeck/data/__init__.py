@@ -231,10 +231,18 @@ class Data:
         """Has each token a label, not each example?"""
         return self.y is not None and self.y.dim() > 1
 
-    @property
+    @cached_property
     def num_rows(self) -> int:
-        """Examples, or places of tokens: one more than the largest id of a row."""
-        return self.num_examples if self.y is None else self.y.numel()
+        """Examples, or places of tokens: one more than the largest id of a row. Raises SettingError for tokens of data
+        that are not in memory, whose texts may be padded to any length."""
+        if self.y is not None:
+            return self.y.numel()
+        if self.example().positions is not None:
+            raise SettingError(
+                "this method remembers every row, and here a row is a token of texts of any length: give data in "
+                "memory, limbeck.data.text.Tokens, say"
+            )
+        return self.num_examples
 
     @property
     def num_classes(self) -> int | None:
