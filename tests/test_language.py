@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from limbeck import CE, JSD, KL, SGD, TAID, AdamW, Data, Output, ReverseKL, Run, SkewKL, TotalVariation, blocks
-from limbeck.blocks import tiles
+from limbeck import CE, JSD, KL, SGD, TAID, AdamW, Data, Output, ReverseKL, Run, SkewKL, TotalVariation, blocks, tiles
 from limbeck.blocks.language import Among, OffPolicy, OnPolicy, RewardedKL
 from limbeck.data import UNLABELLED, given
 from limbeck.data.text import Bytes, Tokens

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor, nn
 
 from limbeck import checkpoint, checks
-from limbeck.blocks.tiles import join
 from limbeck.checkpoint import finish_step_on_interrupt
 from limbeck.data import Batch, Data, as_data, plan
 from limbeck.errors import DataError, Interrupted, SettingError, SignalError, nearest
@@ -33,6 +32,7 @@ from limbeck.schedules import Clock, value
 from limbeck.signals import Net, as_net
 from limbeck.step import Merged, Step
 from limbeck.teachers import Teacher, as_teacher
+from limbeck.tiles import join
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -59,7 +59,7 @@ class Bundle(nn.Module):
     def forward(self, step: Step) -> tuple[Tensor, dict[str, Tensor]]:
         """This micro-batch's share of the loss, and of each of its terms."""
         terms = as_terms(self.method.loss(step, self.state))
-        join(term.value for term in terms.values())
+        join(term.value for term in terms.values())  # what has waited, to be computed together
         parts = {name: term.part(step) for name, term in terms.items()}
         return sum_of(parts.values()), {name: part.detach() for name, part in parts.items()}
 

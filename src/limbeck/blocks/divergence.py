@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from limbeck.blocks.tiles import compared
 from limbeck.errors import SettingError
 from limbeck.losses.divergence import (
     balanced_kl,
@@ -21,6 +20,7 @@ from limbeck.losses.logit import cross_entropy, kl
 from limbeck.objective import Objective, Term, Terms
 from limbeck.step import Step
 from limbeck.targets import mix, one_hot
+from limbeck.tiles import compared
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ from typing import Any, Literal
 
 import torch
 
-from limbeck.blocks.tiles import compared
 from limbeck.errors import SettingError
 from limbeck.losses.inputs import wide
 from limbeck.losses.logit import cross_entropy, kl
 from limbeck.objective import Objective, Term, Terms
 from limbeck.step import Step
 from limbeck.targets import pooled
+from limbeck.tiles import compared
 
 
 @dataclass(frozen=True)

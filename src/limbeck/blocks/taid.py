@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from limbeck.blocks.tiles import compared
 from limbeck.errors import SettingError
 from limbeck.losses.divergence import taid
 from limbeck.objective import Objective, Terms
 from limbeck.step import Merged, Step
+from limbeck.tiles import compared
 
 if TYPE_CHECKING:
     from limbeck.run import Run

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from limbeck import CE, JSD, KL, Objective, Term, Weighted
-from limbeck.blocks import tiles
+from limbeck import CE, JSD, KL, Objective, Term, Weighted, tiles
 from limbeck.losses import cross_entropy, kl
 from limbeck.objective import as_terms
 from limbeck.signals import Head, Output
