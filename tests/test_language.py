@@ -203,7 +203,7 @@ def test_a_large_record_is_decoded_a_few_rows_at_a_time(
         return logits
 
     monkeypatch.setattr(tiles, "LARGE", 0)
-    monkeypatch.setattr("limbeck.losses.linear.GROUP", 4)
+    monkeypatch.setattr("limbeck.losses.linear.GROUP", 16)
     monkeypatch.setattr("limbeck.losses.linear.CACHE", 0)
     tiled = run(teacher=Cached(tmp_path), method=KL(2.0))
     tiled.setup()  # looks at all logits of two texts

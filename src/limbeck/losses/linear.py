@@ -17,8 +17,8 @@ from limbeck.errors import SettingError, ShapeError
 from limbeck.losses.logit import cross_entropy
 from limbeck.signals import Head, finished
 
-#: Rows of a product with a head: fewer write the head's gradient too often.
-GROUP = 256
+#: Bytes of a class's products with a group of rows, 256 in float32: fewer rows write the head's gradient too often.
+GROUP = 1 << 10
 #: Bytes of a tile of logits in float32: what a core's cache holds; elsewhere (not measured), what fills a GPU.
 CACHE, ELSEWHERE = 1 << 20, 64 << 20
 #: Bytes of a part of the head's gradient in float32.
@@ -62,8 +62,8 @@ def linear_divergence(
         in the forward pass, for numbers that count alike, and once more, in the backward pass, if they turn out not to.
     tile: rows compared at a time; None: as many as have 1 MB of logits on a CPU, 64 MB elsewhere.
 
-    The head's gradient is summed in float32. Memory beside the gradients: both models' logits of 256 rows or a tile,
-    whichever are more, and some fifteen tiles.
+    The head's gradient is summed in float32. Memory beside the gradients: both models' logits of 256 rows (512 in half
+    precision) or a tile, whichever are more, and some fifteen tiles.
     Raises ShapeError where numbers of rows or classes differ.
     """
     n = len(student)
@@ -127,8 +127,9 @@ class Tiles:
     softcap: float | None
     tile: int
 
-    def groups(self, n: int) -> list[slice]:
-        return spans(slice(0, n), self.tile * max(1, GROUP // self.tile))
+    def groups(self, hidden: Tensor) -> list[slice]:
+        rows = GROUP // hidden.itemsize
+        return spans(slice(0, len(hidden)), self.tile * max(1, rows // self.tile))
 
     def tiles(self, group: slice, products: Tensor) -> Iterator[tuple[slice, Tensor, tuple[Tensor, ...]]]:
         """Rows, their products, and what else the loss takes."""
@@ -142,7 +143,7 @@ class Tiles:
 
     def values(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, weights: Tensor) -> Tensor:
         values = torch.empty_like(weights)
-        for group in self.groups(len(hidden)):
+        for group in self.groups(hidden):
             for at, products, others in self.tiles(group, F.linear(hidden[group], weight, bias)):
                 values[at] = weights[at] * self.compare(products, others)
         return values
@@ -157,7 +158,7 @@ class Tiles:
             for each, need in zip((hidden, weight, bias), needed, strict=True)
         ]  # fmt: skip
         values = torch.empty_like(weights)  # now: a small tensor made between the tiles would keep their memory apart
-        for group in self.groups(len(hidden)):
+        for group in self.groups(hidden):
             x = hidden[group]
             slopes = F.linear(x, weight, bias)
             self.differentiate(group, slopes, values, weights)
