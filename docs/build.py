@@ -99,10 +99,26 @@ def measured() -> str:
             f"{s['labels']} labels per class: {alone} alone, {distilled} distilled; {gain[0]:+.2f} points ({interval}; "
             f"[`fashion.json`](bench/results/fashion.json))."
         )
+    linear = load("linear")
+    if linear:
+        parts.append(linear_sentence(linear))
     step = load("step")
     if step:
         parts.append(step_table(step))
     return "\n\n".join(parts)
+
+
+def linear_sentence(linear: dict[str, Any]) -> str:
+    large = max(row["shape"] for row in linear["rows"])
+    found = {
+        row["dtype"]: f"{row['time']:.2f} of the time and {row['memory']:.3f} of the memory in {row['dtype']}"
+        for row in linear["rows"]
+        if row["way"] == "tiles" and row["shape"] == large
+    }
+    return (
+        f"- KL between two language models' heads, {large[0]:,} tokens of a vocabulary of {large[2]:,}, against making "
+        f"all logits: {', '.join(found.values())} ([`linear.json`](bench/results/linear.json))."
+    )
 
 
 def step_table(step: dict[str, Any]) -> str:

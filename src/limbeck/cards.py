@@ -6,6 +6,7 @@ The terminal and the docs show the same card; nothing on it is typed by hand but
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ def card(each: Method | Tool, facts: Mapping[str, Any] | None = None) -> Card:
         call=f"{each.build.__name__}({', '.join(map(setting, each.signature.parameters.values()))})",
         does=each.summary,
         equation=equation,
-        notes="\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs),
+        notes="\n\n".join(re.sub(r"\n\s*", " ", paragraph) for paragraph in paragraphs),
         rows=tuple((label, text) for label, text in rows.items() if text),
     )
 
