@@ -1,6 +1,7 @@
 """Our objectives in transformers' Trainer: the same numbers, however a step is split, and after a resume."""
 
 import copy
+import inspect
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -166,6 +167,11 @@ def test_cross_entropy_is_that_of_trainer(tmp_path: Path) -> None:
     assert ours.evaluate()["eval_loss"] == pytest.approx(theirs.evaluate()["eval_loss"], rel=1e-6)
     predictions = [each.predict(texts()).predictions for each in (theirs, ours)]
     assert predictions[0] == pytest.approx(predictions[1], abs=1e-5)
+
+
+def test_it_stays_small() -> None:
+    code = inspect.getsource(DistillationTrainer).replace(DistillationTrainer.__doc__ or "", "")
+    assert len([line for line in code.splitlines() if line.strip()]) < 80
 
 
 @pytest.mark.parametrize("method", [CE() + KL(2.0), CE() + Width(), OnPolicy(CE() + JSD(0.5), 0.0)], ids=repr)

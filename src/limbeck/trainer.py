@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from limbeck.errors import SettingError
 from limbeck.objective import Objective
 from limbeck.run import Run
 from limbeck.schedules import Clock
-from limbeck.step import Merged, Player
+from limbeck.step import Merged, Player, Step
 
 
 class DistillationTrainer(Trainer):  # type: ignore[misc]
@@ -100,12 +101,8 @@ class DistillationTrainer(Trainer):  # type: ignore[misc]
         if clock.step == 0:  # of a new stage
             self.optimizer.state.clear()
         self.steps = self.run.prepare([self.run.on_device(self.data.batch(inputs)) for inputs in batches], clock)
-        if not any(step.rows for step in self.steps):
-            warnings.warn(
-                f"no row of step {clock.step} has a label: all are {IGNORED}, and it teaches nothing", stacklevel=2
-            )
-        batches = [{**inputs, ".step": step} for inputs, step in zip(batches, self.steps, strict=True)]
-        return batches, self.steps[0].counts[None]
+        warn_of_nothing(self.steps)
+        return [{**x, ".step": step} for x, step in zip(batches, self.steps, strict=True)], self.steps[0].counts[None]
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **given: Any) -> Any:
         run, world = self.run, self.args.world_size  # DDP takes the mean
@@ -143,6 +140,12 @@ class Update(TrainerCallback):  # type: ignore[misc]
         run = self.trainer.run
         with torch.no_grad():
             run.method.update(Merged(self.trainer.steps, run.gather), run.bundle.state)
+
+
+def warn_of_nothing(steps: Sequence[Step]) -> None:
+    if not any(step.rows for step in steps):
+        at = steps[0].clock.step
+        warnings.warn(f"no row of step {at} has a label: all are {IGNORED}, and it teaches nothing", stacklevel=3)
 
 
 def refuse(model: Any, args: Any, settings: dict[str, Any]) -> None:
