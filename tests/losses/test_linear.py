@@ -8,7 +8,7 @@ from hypothesis import given, strategies as st
 from torch import Tensor
 
 from limbeck import losses
-from limbeck.errors import ShapeError
+from limbeck.errors import SettingError, ShapeError
 from limbeck.losses import Linear, linear_cross_entropy, linear_divergence
 from limbeck.signals import Head
 from tests.strategies import LOSSES, Loss, few, normal
@@ -89,6 +89,14 @@ def test_a_second_backward_pass_gives_the_same() -> None:
     (first,) = torch.autograd.grad(loss, hidden, retain_graph=True)
     (again,) = torch.autograd.grad(loss, hidden)
     torch.testing.assert_close(first, again)
+
+
+def test_a_gradient_of_the_gradient_is_refused() -> None:
+    hidden, head = a_head(0, 5, torch.float64, False, None)
+    hidden.requires_grad_()
+    loss = linear_divergence(losses.kl, Linear(hidden, head), normal(ROWS, CLASSES, seed=3), tile=4).mean()
+    with pytest.raises(SettingError, match="no second derivative"):
+        torch.autograd.grad(loss, hidden, create_graph=True)
 
 
 def test_gradient_is_the_finite_difference() -> None:

@@ -211,6 +211,8 @@ class InTiles(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Any:
+        if torch.is_grad_enabled():  # by create_graph=True
+            raise SettingError("losses in tiles have no second derivative: compare whole logits, output.logits")
         (up,) = upstream
         made, ctx.made = ctx.made, None
         if made is None or not bool((up == up.flatten()[:1]).all()):
