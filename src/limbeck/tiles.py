@@ -14,7 +14,9 @@ from torch.utils._pytree import tree_map
 from limbeck.losses.linear import Linear, Logits, linear_divergence
 from limbeck.signals import Output
 
-LARGE = 1 << 23  # bytes of logits in float32 from which they are not made at once: a CPU's cache holds less
+#: Bytes of logits in float32 from which they are not made at once: on a CPU, whose cache holds less, and elsewhere, where
+#: it saves memory, and its time was not measured.
+LARGE, ELSEWHERE = 1 << 23, 1 << 28
 
 
 def compared(
@@ -31,7 +33,8 @@ def compared(
 def large(output: Output) -> bool:
     if output.head is None or ".logits" in output.signals:
         return False
-    return 4 * len(output.embedding) * len(output.head.weight) >= LARGE
+    least = LARGE if output.embedding.device.type == "cpu" else ELSEWHERE
+    return 4 * len(output.embedding) * len(output.head.weight) >= least
 
 
 class Tiled(Tensor):
