@@ -14,8 +14,8 @@ from torch.utils._pytree import tree_map
 from limbeck.losses.linear import Linear, Logits, linear_divergence
 from limbeck.signals import Output
 
-#: Bytes of logits in float32 from which they are not made at once: on a CPU, whose cache holds less, and elsewhere, where
-#: it saves memory, and its time was not measured.
+#: Bytes of logits in float32 from which they are not made at once: on a CPU, whose cache holds less, and elsewhere,
+#: where it saves memory, and its time was not measured.
 LARGE, ELSEWHERE = 1 << 23, 1 << 28
 
 
