@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from limbeck import CE, JSD, KL, SGD, TAID, AdamW, Data, Output, ReverseKL, Run, SkewKL, TotalVariation, blocks, tiles
 from limbeck.blocks.language import Among, OffPolicy, OnPolicy, RewardedKL
 from limbeck.data import UNLABELLED, given
+from limbeck.data.select import subset
 from limbeck.data.text import Bytes, Tokens
 from limbeck.errors import DataError, SettingError, ShapeError
 from limbeck.generate import fill, generate
@@ -220,6 +221,7 @@ def test_a_memory_of_tokens_wants_texts_of_one_length() -> None:
     with pytest.raises(SettingError, match="a row is a token of texts of any length: give data in memory"):
         run(make("ps_kd"), data=Data(items, classes=257)).setup()
     assert tokens.num_rows == given(tokens.y).numel()
+    assert subset(tokens, torch.arange(2)).num_rows == 2 * 16
 
 
 # ---- texts that the student writes ----------------------------------------------------------------------------------
@@ -490,8 +492,12 @@ def test_a_mixture_of_two_models_says_what_both_say(own: Any, other: Any) -> Non
 
 
 def test_texts_end_at_their_end_and_only_with_tokens_that_there_are() -> None:
-    model = gpt(vocab_size=9).eval()
-    prompts, lengths = torch.randint(5, (64, 2)), torch.full((64,), 2)
+    check_ends(gpt(vocab_size=9).eval(), rows=64)
+
+
+def check_ends(model: Any, rows: int) -> None:
+    """A text of a model of 9 tokens, of which 5 may be written, ends with the first 3, and nothing stands behind."""
+    prompts, lengths = torch.randint(5, (rows, 2)), torch.full((rows,), 2)
     ids, ends = generate(
         model, prompts, lengths, new=20, end=3, vocabulary=5, generator=torch.Generator().manual_seed(1)
     )
@@ -499,6 +505,7 @@ def test_texts_end_at_their_end_and_only_with_tokens_that_there_are() -> None:
     for row, end in zip(ids, ends.tolist(), strict=True):
         assert (row[2:end] == 3).nonzero().flatten().tolist() in ([end - 3], [])
         assert end == 22 or int(row[end - 1]) == 3
+        assert not row[end:].any()
 
 
 class Copying(nn.Module):

@@ -12,6 +12,7 @@ from limbeck.data.text import Bytes, Tokens
 from limbeck.errors import SettingError, ShapeError
 from limbeck.generate import generate
 from limbeck.signals import Headless, as_net
+from tests.test_language import check_ends
 
 transformers = pytest.importorskip("transformers")
 
@@ -273,16 +274,7 @@ def test_a_model_s_own_settings_of_generation_count_nowhere() -> None:
 
 
 def test_texts_end_at_their_end() -> None:
-    model = build("GPT2", vocab_size=9, eos_token_id=None, bos_token_id=None)
-    prompts, lengths = torch.randint(5, (32, 2)), torch.full((32,), 2)
-    ids, ends = generate(
-        model, prompts, lengths, new=20, end=3, vocabulary=5, generator=torch.Generator().manual_seed(1)
-    )
-    assert int(ids.max()) < 5
-    for row, end in zip(ids, ends.tolist(), strict=True):
-        assert (row[2:end] == 3).nonzero().flatten().tolist() in ([end - 3], [])
-        assert end == 22 or int(row[end - 1]) == 3
-        assert not row[end:].any()
+    check_ends(build("GPT2", vocab_size=9, eos_token_id=None, bos_token_id=None), rows=32)
 
 
 def test_sequence_to_sequence_cannot_go_on_with_a_prompt() -> None:

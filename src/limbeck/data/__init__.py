@@ -232,12 +232,17 @@ class Data:
         return self.y is not None and self.y.dim() > 1
 
     @cached_property
+    def ragged(self) -> bool:
+        """Are labels of tokens, of texts that are not in memory and may be padded to any length?"""
+        return not self.in_memory and self.example().positions is not None
+
+    @property
     def num_rows(self) -> int:
-        """Examples, or places of tokens: one more than the largest id of a row. Raises SettingError for tokens of data
-        that are not in memory, whose texts may be padded to any length."""
+        """Examples, or places of tokens: one more than the largest id of a row. Raises SettingError for `ragged` data,
+        whose rows have no ids that stay."""
         if self.y is not None:
             return self.y.numel()
-        if self.example().positions is not None:
+        if self.ragged:
             raise SettingError(
                 "this method remembers every row, and here a row is a token of texts of any length: give data in "
                 "memory, limbeck.data.text.Tokens, say"
