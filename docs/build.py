@@ -31,7 +31,7 @@ def pages() -> dict[Path, str]:
     from docs.facts import facts
 
     found = facts()
-    families = {name: list(members) for name, members in groupby(entries(), key=lambda each: each.family)}
+    families = {name: list(members) for name, members in groupby(registry.catalogue(), key=lambda each: each.family)}
     return {
         ROOT / "README.md": readme(),
         ROOT / "src/limbeck/methods/facts.json": json.dumps(found, indent=1) + "\n",
@@ -39,10 +39,6 @@ def pages() -> dict[Path, str]:
         PAGES / "README.md": index(families),
         **{PAGES / f"{name}.md": family(name, members, found) for name, members in families.items()},
     }
-
-
-def entries() -> list[Method | Tool]:
-    return [*registry.every(), *registry.tools()]
 
 
 # ---- README ---------------------------------------------------------------------------------------------------------
@@ -72,7 +68,7 @@ def catalogue() -> str:
     rows = [
         f"| {link(m, 'docs/methods/')} | [{m.family}](docs/methods/{m.family}.md) | {cell(m.summary)} "
         f"| {', '.join(sorted(m.needs)) if isinstance(m, Method) else ''} |"
-        for m in entries()
+        for m in registry.catalogue()
     ]
     return "\n".join(["| method | family | what it does | needs |", "|---|---|---|---|", *rows])
 

@@ -23,7 +23,7 @@ def facts() -> dict[str, dict[str, Any]]:
     """What methods/facts.json holds."""
     costs = read(RESULTS / "costs.json").get("methods", {})
     found = {}
-    for method in [*registry.every(), *registry.tools()]:
+    for method in registry.catalogue():
         own: dict[str, Any] = {"signals": signals(method)} if isinstance(method, Method) else {}
         if cases := list(parity(method.name)):
             own["parity"] = cases
@@ -55,7 +55,7 @@ def parity(name: str) -> Iterator[dict[str, Any]]:
 def owner(case: str) -> str | None:
     """Of several methods that it could belong to, the one with the longest name."""
     words = case.replace("-", "_") + "_"
-    names = (each.name for each in [*registry.every(), *registry.tools()])
+    names = (each.name for each in registry.catalogue())
     return max((name for name in names if words.startswith(f"{name}_")), key=len, default=None)
 
 

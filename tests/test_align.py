@@ -7,6 +7,7 @@ from hypothesis import given, strategies as st
 
 from limbeck.align import NONE, Piece, align, align_batch, biases, edit_distances, nearest_pieces, pairs, pieces
 from limbeck.data.text import BPE, Bytes, Characters
+from tests.conformance import Letters
 from tests.strategies import few
 
 texts = st.text(st.sampled_from("ab é字👩🏽\n") | st.characters(codec="utf-8"), min_size=1, max_size=30)
@@ -164,30 +165,9 @@ def test_nearest_pieces_by_hand() -> None:
 # ---- what a cut gives away ------------------------------------------------------------------------------------------
 
 
-class Words:
-    """The longest token that fits first; encodes what it can."""
-
-    def __init__(self, *tokens: str) -> None:
-        self.tokens, self.end, self.vocab_size = tokens, len(tokens), len(tokens) + 1
-
-    def encode(self, text: str) -> list[int]:
-        ids: list[int] = []
-        while text:
-            fitting = [i for i, token in enumerate(self.tokens) if text.startswith(token)]
-            ids.append(max(fitting, key=lambda i: len(self.tokens[i])))
-            text = text[len(self.tokens[ids[-1]]) :]
-        return ids
-
-    def decode(self, ids: list[int]) -> str:
-        return "".join(self.tokens[i] for i in ids if i != self.end)
-
-    def spell(self, token: int) -> bytes:
-        return b"" if token == self.end else self.tokens[token].encode()
-
-
 def test_a_cut_is_biased_by_what_would_have_gone_on() -> None:
-    letters = Words(*"abc ")
-    words = Words(*"abc ", "ab", "abc", "bc")
+    letters = Letters(*"abc ")
+    words = Letters(*"abc ", "ab", "abc", "bc")
     shares = [[0.2] * 4 + [0.2], [0.1, 0.1, 0.1, 0.1, 0.05, 0.03, 0.4, 0.12]]
     ids = {token: i for i, token in enumerate(words.tokens)}
     a, b, c, space, end = range(5)

@@ -10,7 +10,7 @@ from docs.facts import CASES, owner, signals
 from limbeck import CE, KL, Objective, registry, show
 from limbeck.cards import about, card
 from limbeck.errors import UnknownName
-from limbeck.registry import entry, every, find, method, tools
+from limbeck.registry import catalogue, entry, every, find, method, tools
 
 
 @pytest.fixture(autouse=True)
@@ -150,7 +150,7 @@ def test_list_names_what_each_learns_from(capsys: pytest.CaptureFixture[str], mo
         return {line.split()[0]: line for line in lines if line.startswith("  ") and line[2:3].strip()}
 
     found = listed(100)
-    assert found.keys() == {each.name for each in [*every(), *tools()]}
+    assert found.keys() == {each.name for each in catalogue()}
     assert listed(100, family="tools").keys() == {each.name for each in tools()}
     assert "zip_fit" not in listed(100, needs="teacher")
     assert find("kd").summary in found["kd"]

@@ -12,7 +12,7 @@ from limbeck.evaluate import paired
 
 
 def test_every_method_has_a_check() -> None:
-    assert set(CHECKS) == {each.name for each in [*registry.every(), *registry.tools()]}
+    assert set(CHECKS) == {each.name for each in registry.catalogue()}
 
 
 def verdict(difference: Callable[[int], float], **fields: float) -> str:

@@ -7,7 +7,7 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,10 @@ from limbeck.errors import CheckpointError
 
 if TYPE_CHECKING:
     from limbeck.run import Run
+
+
+#: What reading a damaged file, or one of something else, raises.
+UNREADABLE = (pickle.UnpicklingError, RuntimeError, LookupError, EOFError, OSError, TypeError, ValueError)
 
 
 def save(run: Run, path: Path) -> Path:
@@ -56,15 +60,14 @@ def load(run: Run, path: Path | str) -> None:
     fabric, rank = run.fabric, run.fabric.global_rank
     try:
         saved = fabric.load(path, weights_only=True)
-        if saved["method"] != repr(run.method):
-            raise CheckpointError(f"{path} is of the method {saved['method']}; this run's is {run.method!r}")
+        refuse_other_method(saved, run, path)
         ranks = len(saved["streams"][0])
         if ranks != fabric.world_size:
             raise CheckpointError(f"{path} is of {ranks} ranks; this run has {fabric.world_size}")
         fabric.load(path, {"bundle": run.module, "optimizer": run.torch_optimizer}, weights_only=True)
     except (CheckpointError, FileNotFoundError):
         raise
-    except (pickle.UnpicklingError, RuntimeError, LookupError, EOFError, OSError, TypeError, ValueError) as error:
+    except UNREADABLE as error:
         raise CheckpointError(f"{path} is no checkpoint of this run: {error}") from error
     run.epoch, run.done, run.steps_done = saved["progress"]
     run.sums = {name: totals[rank].to(fabric.device) for name, totals in saved["sums"].items()}
@@ -80,6 +83,11 @@ def load(run: Run, path: Path | str) -> None:
         (Path(run.folder) / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in run.history))
 
 
+def refuse_other_method(saved: Mapping[str, Any], run: Run, path: Path | str) -> None:
+    if saved["method"] != repr(run.method):
+        raise CheckpointError(f"{path} is of the method {saved['method']}; this run's is {run.method!r}")
+
+
 def save_method(run: Run, path: Path) -> None:
     """What its method trains or remembers, and this rank's randomness, for a loop that saves the rest itself."""
     temporary = path.with_name(path.name + ".partial")
@@ -92,14 +100,13 @@ def load_method(run: Run, path: Path) -> None:
     """Raises CheckpointError for a file that is none, or is of another method."""
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        if saved["method"] != repr(run.method):
-            raise CheckpointError(f"{path} is of the method {saved['method']}; this run's is {run.method!r}")
+        refuse_other_method(saved, run, path)
         run.bundle.state.load_state_dict(saved["state"])
         for generator, state in zip((run.rng, run.local_rng), saved["streams"], strict=True):
             generator.set_state(state)
     except CheckpointError:
         raise
-    except (pickle.UnpicklingError, RuntimeError, LookupError, EOFError, OSError, TypeError, ValueError) as error:
+    except UNREADABLE as error:
         raise CheckpointError(f"{path} holds nothing of this run's method: {error}") from error
 
 

@@ -197,6 +197,11 @@ def tools() -> list[Tool]:
     return [TOOLS[name] for name in sorted(TOOLS)]
 
 
+def catalogue() -> list[Method | Tool]:
+    """All methods and tools."""
+    return [*every(), *tools()]
+
+
 def vocabulary() -> dict[str, Callable[..., Any]]:
     """All names that code may use: objectives, schedules, weights and optimisers, a user's own too, and methods."""
     import limbeck.blocks  # noqa: F401 - so that they exist

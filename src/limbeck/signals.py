@@ -38,6 +38,10 @@ class Head:
         if self.softcap is not None and self.softcap <= 0:
             raise SettingError(f"a softcap is positive, or None for none; got {self.softcap}")
 
+    @property
+    def classes(self) -> int:
+        return len(self.weight)
+
     def __call__(self, hidden: Tensor) -> Tensor:
         """(..., width) -> (..., v)"""
         return finished(F.linear(hidden, self.weight, self.bias), self.scale, self.softcap)
@@ -118,15 +122,13 @@ class Output:
 
     def cut(self, classes: int) -> Output:
         """With as many logits. Raises ShapeError if it has fewer."""
-        if self.head is not None:
-            have = len(self.head.weight)
-        else:
-            have = self.logits.shape[-1] if self.coded is None else self.coded.classes
+        made = self.head or self.coded
+        have = self.logits.shape[-1] if made is None else made.classes
         if have < classes:
             raise ShapeError(f"the vocabulary has {classes} tokens and the model {have} logits: build it for {classes}")
         if have == classes:
             return self
-        if self.head is None and self.coded is None:
+        if made is None:
             return Output(self.signals | {".logits": self.logits[..., :classes]}, self.versions)
         signals = {name: signal for name, signal in self.signals.items() if name != ".logits"}
         head = self.head and self.head.cut(classes)

@@ -34,7 +34,7 @@ def large(output: Output) -> bool:
     if output.head is None or ".logits" in output.signals:
         return False
     least = LARGE if output.embedding.device.type == "cpu" else ELSEWHERE
-    return 4 * len(output.embedding) * len(output.head.weight) >= least
+    return 4 * len(output.embedding) * output.head.classes >= least
 
 
 class Tiled(Tensor):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +66,7 @@ class ALM(Objective):
         if self.merge is not None:
             for name, tokenizer in (("own", data.tokenizer), ("teachers", data.teacher_tokenizer)):
                 state.register_buffer(name, torch.tensor([new_word(piece) for piece in pieces(tokenizer)]))
-        if self.merge is not None and self.ends == "unbiased":
+        if self.unbiased:
             every = next(data.batches([torch.arange(len(data))])).valid()
             met, shares = ends_of(every.inputs, every.masks["chunks"]).unique(dim=0), []
             labels = given(every.y), every.inputs["teacher.y"]
@@ -75,7 +75,7 @@ class ALM(Objective):
                 shares.append(((counts / counts.sum() + 1e-9) / (1 + 1e-9 * len(counts))).tolist())
             found = biases([(i, j) for i, j in met.tolist()], (data.tokenizer, data.teacher_tokenizer), shares)
             state.register_buffer("met", met[:, 0] * data.teacher_tokenizer.vocab_size + met[:, 1])
-            state.register_buffer("may_end", torch.tensor(found) <= self.merge)
+            state.register_buffer("may_end", torch.tensor(found) <= cast("float", self.merge))
         return state
 
     def prepare(self, batch: Batch, step: Step, state: Any) -> Batch:

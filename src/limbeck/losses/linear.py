@@ -74,7 +74,7 @@ def linear_divergence(
         raise SettingError(f"tile is at least 1 row; got {tile}")
 
     hidden, head = student.hidden, student.head
-    tile = tile or fitting(len(head.weight), hidden.device)
+    tile = tile or fitting(head.classes, hidden.device)
     job = Tiles(partial(loss, **settings), teacher, rows, head.scale, head.softcap, tile)
     if weights is None:
         weights = torch.ones(n, device=hidden.device)
