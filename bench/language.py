@@ -29,6 +29,7 @@ from limbeck.data.paired import Paired
 from limbeck.data.select import subset
 from limbeck.data.text import BPE, Tokens, python_source
 from limbeck.evaluate import interval, paired
+from limbeck.experiment import write_whole
 from limbeck.generate import generate
 from limbeck.language import distinct, scores, speed
 from limbeck.models.gpt import GPT
@@ -177,10 +178,10 @@ def main() -> None:
             path = args.folder / f"{way}-{seed}.json"
             if not path.exists():
                 found = measured(way, seed, args.folder)
-                path.write_text(json.dumps(found))
+                write_whole(path, json.dumps(found))
                 print(seed, way, {name: round(number, 4) for name, number in found.items()}, flush=True)
     if args.out:
-        args.out.write_text(json.dumps(rounded(summary(args.folder)), indent=1) + "\n")
+        write_whole(args.out, json.dumps(rounded(summary(args.folder)), indent=1) + "\n")
 
 
 def summary(folder: Path) -> dict[str, Any]:
@@ -195,13 +196,9 @@ def summary(folder: Path) -> dict[str, Any]:
         row |= {name: [one[name] for one in each] for name in names}
         row["mean"] = interval(row["bits_per_byte"])
         base = "student alone, other tokenizer" if "other tokenizer" in way else "student alone"
-        alone = [json.loads((folder / f"{base}-{seed}.json").read_text())["bits_per_byte"] for seed in row["seeds"]]
-        row["gain"] = None if way == base else paired(row["bits_per_byte"], alone)
+        row["gain"] = None if way == base else over(row, base, folder)
         if "record" in way:
-            dense = [
-                json.loads((folder / f"forward KL-{seed}.json").read_text())["bits_per_byte"] for seed in row["seeds"]
-            ]
-            row["over the running teacher"] = paired(row["bits_per_byte"], dense)
+            row["over the running teacher"] = over(row, "forward KL", folder)
         rows.append(row)
     model = teacher(folder)
     return {
@@ -220,6 +217,12 @@ def summary(folder: Path) -> dict[str, Any]:
         "methods": {way: repr(method()) for way, method in WAYS.items()},
         "rows": rows,
     }  # fmt: skip
+
+
+def over(row: dict[str, Any], way: str, folder: Path) -> Any:
+    """The difference to another way in bits per byte, paired by seed."""
+    others = [json.loads((folder / f"{way}-{seed}.json").read_text())["bits_per_byte"] for seed in row["seeds"]]
+    return paired(row["bits_per_byte"], others)
 
 
 def prompts() -> Tensor:

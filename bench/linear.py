@@ -174,7 +174,9 @@ def main() -> None:
     }
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(rounded(result), indent=1) + "\n")
+        from limbeck.experiment import write_whole  # not for the processes that are measured
+
+        write_whole(args.out, json.dumps(rounded(result), indent=1) + "\n")
     return None
 
 

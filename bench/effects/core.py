@@ -9,7 +9,6 @@ A check returns one figure per arm. `"method"` and `"baseline"` are compared; fu
 from __future__ import annotations
 
 import json
-import os
 import platform
 import subprocess
 import time
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from limbeck import registry
 from limbeck.blocks.logit import CE
 from limbeck.evaluate import paired, scores
-from limbeck.experiment import Experiment, Material, needs, prepare
+from limbeck.experiment import Experiment, Material, needs, prepare, write_whole
 from limbeck.objective import Objective
 from limbeck.run import Run
 
@@ -196,7 +195,5 @@ def write(found: Mapping[str, Any]) -> Path:
     """Whole or not at all."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{found['method']}.json"
-    temporary = path.with_suffix(".partial")
-    temporary.write_text(json.dumps(found, indent=1) + "\n")
-    os.replace(temporary, path)
+    write_whole(path, json.dumps(found, indent=1) + "\n")
     return path
