@@ -375,3 +375,5 @@ if __name__ == "__main__":  # as one of two ranks
     judged = ours.evaluate()["eval_loss"]
     if ours.args.process_index == 0:
         torch.save((weights(ours.run.bundle), ours.train_loss, judged), FOLDER / "ranks.pt")
+    torch.distributed.barrier()  # an exit with the other rank still there, or with gloo's threads, may abort
+    torch.distributed.destroy_process_group()
